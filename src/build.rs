@@ -1,0 +1,36 @@
+//! Tells the program what it was built from, for `tbot version` and `tbot_build_info`.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=src/build.rs");
+    // A commit moves one of these; both are absent in a source archive.
+    for file in [".git/HEAD", ".git/logs/HEAD"] {
+        if std::path::Path::new(file).exists() {
+            println!("cargo::rerun-if-changed={file}");
+        }
+    }
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let target = std::env::var("TARGET").unwrap_or_default();
+    println!(
+        "cargo::rustc-env=TBOT_COMMIT={}",
+        first_line("git", &["rev-parse", "--short=12", "HEAD"])
+    );
+    println!(
+        "cargo::rustc-env=TBOT_RUSTC={}",
+        first_line(&rustc, &["--version"])
+    );
+    println!("cargo::rustc-env=TBOT_TARGET={target}");
+}
+
+/// The first line a command prints, or `unknown` where it is missing or fails.
+fn first_line(program: &str, args: &[&str]) -> String {
+    Command::new(program)
+        .args(args)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .and_then(|text| text.lines().next().map(str::to_owned))
+        .unwrap_or_else(|| "unknown".into())
+}

@@ -1,0 +1,75 @@
+//! What a run of `tbot start` does: typed and valid, wherever it came from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Debug logs and, later, profiles (`debug`).
+    pub debug: bool,
+    /// How log lines look (`log_format`).
+    pub log_format: LogFormat,
+    /// Where diagnostics are served, `host:port`; `None`: nowhere (`diag_addr`).
+    pub diag_addr: Option<String>,
+    /// How long a credential lives (`credential_ttl`).
+    pub credential_ttl: Duration,
+    /// How often everything is renewed; shorter than `credential_ttl` (`renewal_interval`).
+    pub renewal_interval: Duration,
+    /// Write once and end (`oneshot`).
+    pub oneshot: bool,
+    /// How long connections may go on after a signal to stop (`shutdown_grace`, ours).
+    pub shutdown_grace: Duration,
+    /// Where to write the process id (`--pid-file`).
+    pub pid_file: Option<PathBuf>,
+    /// In the file's order, then the command line's.
+    pub services: Vec<Service>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}
+
+/// One service of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique; characters `a-z 0-9 _ - +`.
+    pub name: String,
+    /// What it does.
+    pub kind: ServiceKind,
+}
+
+/// The services there are.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ServiceKind {
+    /// `type: ssh-multiplexer`.
+    SshMultiplexer(SshMultiplexer),
+}
+
+/// An SSH multiplexer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SshMultiplexer {
+    /// Directory of its sockets and files; absolute (`destination`).
+    pub destination: PathBuf,
+    /// Name of the cluster it reaches; `None`: every host, without a name (`cluster_name`, ours).
+    pub cluster_name: Option<String>,
+    /// The words of ssh's ProxyCommand before socket and target; empty: this program's own.
+    pub proxy_command: Vec<String>,
+    /// Time for resolving and connecting to a target (`connect_timeout`, ours).
+    pub connect_timeout: Duration,
+    /// Connections at once (`max_connections`, ours).
+    pub max_connections: usize,
+    /// Users who may connect beside the one who runs tbot, by number (`allowed_uids`, ours).
+    pub allowed_uids: Vec<u32>,
+    /// How long its credential lives, where it is not the run's.
+    pub credential_ttl: Duration,
+    /// How often it is renewed, where it is not the run's.
+    pub renewal_interval: Duration,
+}

@@ -1,0 +1,7 @@
+//! An SSH multiplexer that shows its own health, and the diagnostics service to embed in any
+//! program that does not run an async runtime.
+
+#[cfg(feature = "cli")]
+pub mod config;
+pub mod metrics;
+pub mod readyz;

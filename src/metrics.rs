@@ -1,0 +1,289 @@
+//! Every metric of the program, in one place.
+//!
+//! Handles are looked up once, here: counting is an atomic addition, without a lock or a label
+//! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
+//! Registering fails only where the registry holds a metric of the same name already.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, Result,
+};
+
+/// Adds `tbot_build_info`, a constant 1 whose labels say what is running.
+pub fn register_build_info(registry: &Registry) -> Result<()> {
+    let opts = Opts::new(
+        "tbot_build_info",
+        "What this program was built from; always 1.",
+    );
+    let info = add(
+        registry,
+        IntGaugeVec::new(opts, &["version", "commit", "rustc", "target"]),
+    )?;
+    info.with_label_values(&[
+        env!("CARGO_PKG_VERSION"),
+        env!("TBOT_COMMIT"),
+        env!("TBOT_RUSTC"),
+        env!("TBOT_TARGET"),
+    ])
+    .set(1);
+    Ok(())
+}
+
+/// The metrics of one task of one service.
+#[derive(Clone, Debug)]
+pub struct TaskMetrics {
+    /// Iterations, not counting retries.
+    pub iterations: IntCounter,
+    /// Iterations that succeeded, by the number of retries they took.
+    pub successful: Histogram,
+    /// Iterations that failed with their last retry.
+    pub failed: IntCounter,
+    /// Seconds one iteration took with its retries.
+    pub duration: Histogram,
+}
+
+/// The task metrics of a program, by `service` and `name`.
+#[derive(Clone, Debug)]
+pub struct TaskMetricsFamily {
+    iterations: IntCounterVec,
+    successful: HistogramVec,
+    failed: IntCounterVec,
+    duration: HistogramVec,
+}
+
+impl TaskMetricsFamily {
+    /// Creates and registers the four families, without a task yet.
+    pub fn register(registry: &Registry) -> Result<Self> {
+        const LABELS: &[&str] = &["service", "name"];
+        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), LABELS);
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LABELS)
+        };
+        let seconds = (0..6).map(|n| 0.1 * 1.75_f64.powi(n)).collect();
+        Ok(Self {
+            iterations: add(
+                registry,
+                counter(
+                    "tbot_task_iterations_total",
+                    "Task iterations, not counting retries.",
+                ),
+            )?,
+            successful: add(
+                registry,
+                histogram(
+                    "tbot_task_iterations_successful",
+                    "Task iterations that succeeded, by the number of retries they took.",
+                    vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+                ),
+            )?,
+            failed: add(
+                registry,
+                counter(
+                    "tbot_task_iterations_failed",
+                    "Task iterations that ultimately failed.",
+                ),
+            )?,
+            duration: add(
+                registry,
+                histogram(
+                    "tbot_task_iteration_duration_seconds",
+                    "Time of one task iteration with its retries.",
+                    seconds,
+                ),
+            )?,
+        })
+    }
+
+    /// The handles of one task.
+    pub fn task(&self, service: &str, name: &str) -> TaskMetrics {
+        let labels = &[service, name];
+        TaskMetrics {
+            iterations: self.iterations.with_label_values(labels),
+            successful: self.successful.with_label_values(labels),
+            failed: self.failed.with_label_values(labels),
+            duration: self.duration.with_label_values(labels),
+        }
+    }
+}
+
+/// Why the multiplexer ended a request before any byte was relayed: the label `reason` of
+/// `tbot_ssh_multiplexer_requests_refused_total`.
+#[cfg(feature = "multiplexer")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The peer belongs to a user who is not allowed.
+    Peer,
+    /// The connection limit is reached.
+    Limit,
+    /// The client went away before its request was answered.
+    Gone,
+    /// The request did not come in time.
+    Slow,
+    /// The request is not one of the v1 protocol.
+    Malformed,
+    /// The cluster is not one this multiplexer knows.
+    Cluster,
+    /// The target's name could not be resolved.
+    Name,
+    /// The target refused the connection.
+    Refused,
+    /// The target's network or host cannot be reached.
+    Unreachable,
+    /// The target did not answer in time.
+    Timeout,
+    /// This machine or process is out of something (descriptors, memory, ports), or it is stopping.
+    Local,
+}
+
+#[cfg(feature = "multiplexer")]
+impl Refusal {
+    const ALL: [(Self, &'static str); 11] = [
+        (Self::Peer, "peer"),
+        (Self::Limit, "limit"),
+        (Self::Gone, "gone"),
+        (Self::Slow, "slow"),
+        (Self::Malformed, "malformed"),
+        (Self::Cluster, "cluster"),
+        (Self::Name, "name"),
+        (Self::Refused, "refused"),
+        (Self::Unreachable, "unreachable"),
+        (Self::Timeout, "timeout"),
+        (Self::Local, "local"),
+    ];
+}
+
+/// The metrics of the multiplexers of a program; several multiplexers count together.
+#[cfg(feature = "multiplexer")]
+#[derive(Clone, Debug)]
+pub struct MultiplexerMetrics {
+    /// Connections accepted.
+    pub started: IntCounter,
+    /// Connections that ended as they should.
+    pub handled_ok: IntCounter,
+    /// Connections that were refused or broke.
+    pub handled_error: IntCounter,
+    /// Connections between accept and end.
+    pub in_flight: IntGauge,
+    /// Seconds from the complete request to the connected target.
+    pub setup: Histogram,
+    /// Bytes from clients to targets.
+    pub sent: IntCounter,
+    /// Bytes from targets to clients.
+    pub received: IntCounter,
+    refused: [IntCounter; Refusal::ALL.len()],
+}
+
+#[cfg(feature = "multiplexer")]
+impl MultiplexerMetrics {
+    /// Creates and registers all of them, at 0.
+    pub fn register(registry: &Registry) -> Result<Self> {
+        let handled = add(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tbot_ssh_multiplexer_requests_handled_total",
+                    "SSH connections finished.",
+                ),
+                &["status"],
+            ),
+        )?;
+        let refused = add(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tbot_ssh_multiplexer_requests_refused_total",
+                    "SSH connections that ended before any byte was relayed, by reason.",
+                ),
+                &["reason"],
+            ),
+        )?;
+        let bytes = add(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tbot_ssh_multiplexer_relayed_bytes_total",
+                    "Bytes relayed: sent to targets, received from targets.",
+                ),
+                &["direction"],
+            ),
+        )?;
+        let setup = HistogramOpts::new(
+            "tbot_ssh_multiplexer_setup_duration_seconds",
+            "Time from the complete request to the connected target.",
+        )
+        // From a target on this machine to the 10 s of the default time-out.
+        .buckets(vec![
+            0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+            2.5, 5.0, 10.0,
+        ]);
+        Ok(Self {
+            started: add(
+                registry,
+                IntCounter::new(
+                    "tbot_ssh_multiplexer_requests_started_total",
+                    "SSH connections started.",
+                ),
+            )?,
+            handled_ok: handled.with_label_values(&["OK"]),
+            handled_error: handled.with_label_values(&["ERROR"]),
+            in_flight: add(
+                registry,
+                IntGauge::new(
+                    "tbot_ssh_multiplexer_requests_in_flight",
+                    "SSH connections in progress now.",
+                ),
+            )?,
+            setup: add(registry, Histogram::with_opts(setup))?,
+            sent: bytes.with_label_values(&["sent"]),
+            received: bytes.with_label_values(&["received"]),
+            refused: Refusal::ALL.map(|(_, label)| refused.with_label_values(&[label])),
+        })
+    }
+
+    /// The counter of requests refused for `reason`.
+    pub fn refused(&self, reason: Refusal) -> &IntCounter {
+        &self.refused[reason as usize]
+    }
+}
+
+/// Registers a collector that was just created.
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: Result<C>) -> Result<C> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(all(test, feature = "multiplexer"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_counts_under_its_own_label() {
+        for (place, (reason, _)) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn everything_is_there_with_0_from_the_start() {
+        let registry = Registry::new();
+        MultiplexerMetrics::register(&registry).expect("the registry is empty");
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .expect("encodes");
+        for line in [
+            "tbot_ssh_multiplexer_requests_started_total 0",
+            "tbot_ssh_multiplexer_requests_handled_total{status=\"OK\"} 0",
+            "tbot_ssh_multiplexer_requests_handled_total{status=\"ERROR\"} 0",
+            "tbot_ssh_multiplexer_requests_in_flight 0",
+            "tbot_ssh_multiplexer_requests_refused_total{reason=\"timeout\"} 0",
+            "tbot_ssh_multiplexer_relayed_bytes_total{direction=\"sent\"} 0",
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "no line {line:?} in\n{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Who is healthy, and since when: the statuses behind `/readyz` and `/wait`.
+//!
+//! A program registers each of its services once and keeps the [`Reporter`]; the diagnostics
+//! service reads the [`Registry`]. Readers copy what they need under a short lock and format it
+//! outside, so a slow HTTP client never holds up a service that reports.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+/// What a service says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Status {
+    /// Registered, no report yet.
+    #[default]
+    Initializing,
+    /// Ready to serve.
+    Healthy,
+    /// Not ready to serve.
+    Unhealthy,
+}
+
+/// One service as `/readyz/{service}` shows it.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Service {
+    /// The last reported status.
+    pub status: Status,
+    /// Why it is unhealthy; left out of the JSON when empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
+    #[serde(serialize_with = "rfc3339")]
+    pub updated_at: Option<SystemTime>,
+}
+
+/// Every service, as `/readyz` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Overall {
+    /// [`Status::Healthy`] if every service is, else [`Status::Unhealthy`].
+    pub status: Status,
+    /// By name, sorted.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// The services of one program. Clones share the same list.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// The reporting end of one service. Clones report for the same service.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    shared: Arc<Shared>,
+    name: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    services: Mutex<BTreeMap<Arc<str>, Service>>,
+    reported: Condvar,
+}
+
+impl Registry {
+    /// A registry without services: healthy, as nothing in it is not.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a service, `initializing` until it reports. A name registered before starts anew.
+    pub fn register(&self, name: impl Into<Arc<str>>) -> Reporter {
+        let name = name.into();
+        self.shared.lock().insert(name.clone(), Service::default());
+        Reporter {
+            shared: self.shared.clone(),
+            name,
+        }
+    }
+
+    /// All services now.
+    pub fn overall(&self) -> Overall {
+        let services: BTreeMap<String, Service> = self
+            .shared
+            .lock()
+            .iter()
+            .map(|(name, service)| (name.to_string(), service.clone()))
+            .collect();
+        let healthy = services
+            .values()
+            .all(|service| service.status == Status::Healthy);
+        Overall {
+            status: if healthy {
+                Status::Healthy
+            } else {
+                Status::Unhealthy
+            },
+            services,
+        }
+    }
+
+    /// One service now, `None` if no service has that name.
+    pub fn service(&self, name: &str) -> Option<Service> {
+        self.shared.lock().get(name).cloned()
+    }
+
+    /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
+    /// True if it is in; an unknown service counts as reported, since waiting cannot help.
+    pub fn wait(&self, service: Option<&str>, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut services = self.shared.lock();
+        loop {
+            let waiting = match service {
+                Some(name) => services
+                    .get(name)
+                    .is_some_and(|service| service.updated_at.is_none()),
+                None => services
+                    .values()
+                    .any(|service| service.updated_at.is_none()),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !waiting || left.is_zero() {
+                return !waiting;
+            }
+            services = self
+                .shared
+                .reported
+                .wait_timeout(services, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Reporter {
+    /// The service's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The service is ready.
+    pub fn healthy(&self) {
+        self.report(Status::Healthy, String::new());
+    }
+
+    /// The service is not ready, and why: one sentence for an operator.
+    pub fn unhealthy(&self, reason: impl Into<String>) {
+        self.report(Status::Unhealthy, reason.into());
+    }
+
+    fn report(&self, status: Status, reason: String) {
+        let report = Service {
+            status,
+            reason,
+            updated_at: Some(SystemTime::now()),
+        };
+        self.shared.lock().insert(self.name.clone(), report);
+        self.shared.reported.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Service>> {
+        // A panic elsewhere cannot leave the map half-changed: every change is one insert.
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn rfc3339<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serializer.collect_str(&humantime::format_rfc3339_seconds(*at)),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overall_is_healthy_only_if_every_service_is() {
+        let registry = Registry::new();
+        assert_eq!(registry.overall().status, Status::Healthy);
+        let a = registry.register("a");
+        let b = registry.register("b");
+        a.healthy();
+        assert_eq!(
+            registry.overall().status,
+            Status::Unhealthy,
+            "b has not reported"
+        );
+        b.unhealthy("no route");
+        assert_eq!(registry.overall().status, Status::Unhealthy);
+        b.healthy();
+        assert_eq!(registry.overall().status, Status::Healthy);
+    }
+
+    #[test]
+    fn json_leaves_out_an_empty_reason_and_shows_null_before_the_first_report() {
+        let registry = Registry::new();
+        let reporter = registry.register("mux");
+        let json = |registry: &Registry| {
+            serde_json::to_value(registry.service("mux")).expect("serialises")
+        };
+        assert_eq!(
+            json(&registry),
+            serde_json::json!({"status": "initializing", "updated_at": null})
+        );
+        reporter.unhealthy("no route");
+        let shown = json(&registry);
+        assert_eq!(shown["reason"], "no route");
+        let at = shown["updated_at"].as_str().expect("a time");
+        assert!(
+            at.len() == 20 && at.ends_with('Z'),
+            "{at} is RFC 3339 in whole seconds"
+        );
+    }
+
+    #[test]
+    fn wait_ends_with_the_first_report_and_never_later_than_its_timeout() {
+        let registry = Registry::new();
+        let reporter = registry.register("mux");
+        assert!(!registry.wait(None, Duration::ZERO));
+        assert!(registry.wait(Some("unknown"), Duration::ZERO));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| registry.wait(Some("mux"), Duration::from_secs(60)));
+            reporter.unhealthy("not yet");
+            assert!(waiting.join().expect("no panic"));
+        });
+        assert!(registry.wait(None, Duration::ZERO));
+    }
+}
