@@ -5,3 +5,7 @@
 pub mod config;
 pub mod metrics;
 pub mod readyz;
+#[cfg(feature = "multiplexer")]
+pub mod multiplexer;
+#[cfg(feature = "multiplexer")]
+mod sys;

@@ -1,0 +1,87 @@
+//! The files clients read: `ssh_config` and `known_hosts`.
+
+use std::fmt::Write as _;
+
+/// What goes into the files of one multiplexer.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    /// Where it serves; absolute.
+    pub destination: std::path::PathBuf,
+    /// The cluster's name; `None`: the one cluster there is, for every host.
+    pub cluster: Option<String>,
+    /// The words of the ProxyCommand before socket and target.
+    pub proxy_command: Vec<String>,
+}
+
+impl Artifacts {
+    /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`.
+    ///
+    /// It names no `UserKnownHostsFile` as long as `known_hosts` has no authority: ssh would write the
+    /// keys a user accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
+    /// value here would beat those behind an `Include`.
+    pub fn ssh_config(&self) -> String {
+        let (pattern, target) = match &self.cluster {
+            Some(cluster) => (format!("*.{cluster}"), format!("%h:%p|{cluster}")),
+            None => ("*".to_owned(), "%h:%p".to_owned()),
+        };
+        let socket = self.destination.join("v1.sock");
+        let mut command: Vec<String> = self.proxy_command.iter().map(|word| shell_word(word)).collect();
+        command.push(shell_word(&socket.to_string_lossy()));
+        // The target's tokens are for ssh to expand.
+        command.push(format!("'{target}'"));
+        let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
+        let _ = write!(
+            text,
+            "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
+            command = command.join(" "),
+        );
+        text.push_str("# End: written by tbot\n");
+        text
+    }
+
+    /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): no host authority is
+    /// known without a credential, so it holds a comment.
+    pub fn known_hosts(&self) -> String {
+        "# Written by tbot: no host authorities are configured.\n".to_owned()
+    }
+}
+
+/// A word for the shell that runs a ProxyCommand, with ssh's own tokens made literal.
+fn shell_word(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r#"'"'"'"#).replace('%', "%%"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifacts(destination: &str, cluster: Option<&str>) -> Artifacts {
+        Artifacts {
+            destination: destination.into(),
+            cluster: cluster.map(Into::into),
+            proxy_command: vec!["/usr/bin/tbot".into(), "ssh-multiplexer-proxy-command".into()],
+        }
+    }
+
+    #[test]
+    fn every_host_goes_through_where_no_cluster_is_named() {
+        let text = artifacts("/opt/id", None).ssh_config();
+        assert!(text.contains("\nHost *\n"), "{text}");
+        assert!(
+            text.contains("ProxyCommand '/usr/bin/tbot' 'ssh-multiplexer-proxy-command' '/opt/id/v1.sock' '%h:%p'\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_named_cluster_takes_its_own_hosts() {
+        let text = artifacts("/opt/id", Some("prod")).ssh_config();
+        assert!(text.contains("\nHost *.prod\n") && text.contains(" '%h:%p|prod'\n"), "{text}");
+    }
+
+    #[test]
+    fn odd_paths_are_quoted_for_shell_and_ssh() {
+        let text = artifacts("/a b/it's 5%", None).ssh_config();
+        assert!(text.contains(r#"'/a b/it'"'"'s 5%%/v1.sock'"#), "{text}");
+    }
+}

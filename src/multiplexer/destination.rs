@@ -1,0 +1,278 @@
+//! The directory a multiplexer serves from: opened so that nobody else can have put it there, locked
+//! against a second tbot, and its files written whole.
+//!
+//! The path is walked component by component with descriptors (as openat(2) is meant to be used), so
+//! what was checked is what is used. Everything after that is relative to the directory's descriptor.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, fstat, fsync, ftruncate, mkdirat, open,
+    openat, readlinkat, renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use super::Error;
+
+/// Symbolic links followed on the way, as in the kernel (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
+/// Holds the pid of the tbot that serves from here, and its lock.
+const LOCK: &str = ".tbot.lock";
+
+/// Names tbot gives to what it puts here; a directory that holds nothing else is its own.
+const OURS: &[&str] = &["ssh_config", "known_hosts", "v1.sock", "agent.sock", LOCK];
+
+/// A directory that is ours as long as this lives.
+#[derive(Debug)]
+pub struct Destination {
+    path: PathBuf,
+    directory: OwnedFd,
+    /// Whether other users may reach into it, to sockets that check who they are.
+    shared: bool,
+    _lock: OwnedFd,
+}
+
+impl Destination {
+    /// Opens and locks `path` (absolute), and makes what is missing of it. `shared`: other users may
+    /// pass through to the sockets.
+    ///
+    /// Refused: a symbolic link owned by someone who is neither this user nor root, a directory of
+    /// another user or writable by others, and one that another tbot serves from.
+    pub fn open(path: &Path, shared: bool) -> Result<Self, Error> {
+        let fail = |problem: String| Error::Destination { path: path.to_owned(), problem };
+        let directory = walk(path).map_err(fail)?;
+        let stat = fstat(&directory).map_err(|error| fail(format!("cannot be examined: {error}")))?;
+        let uid = rustix::process::geteuid().as_raw();
+        if stat.st_uid != uid {
+            return Err(fail(format!("belongs to user {}, and this is user {uid}", stat.st_uid)));
+        }
+        if stat.st_mode & 0o022 != 0 {
+            let mode = stat.st_mode & 0o7777;
+            return Err(fail(format!("can be written by others (mode {mode:04o}): chmod go-w it, or name another")));
+        }
+        let lock = lock(&directory).map_err(|problem| match problem {
+            LockProblem::Held(pid) => Error::InUse { path: path.to_owned(), pid },
+            LockProblem::Failed(error) => fail(format!("cannot be locked: {error}")),
+        })?;
+        let destination = Self { path: path.to_owned(), directory, shared, _lock: lock };
+        destination.narrow(&stat).map_err(|error| fail(format!("cannot be closed to others: {error}")))?;
+        Ok(destination)
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory with nothing in it but ours gets the mode of ours. Any other is left alone: a
+    /// `--destination /etc` by root must not close /etc. The sockets and files in it are closed anyhow.
+    fn narrow(&self, stat: &Stat) -> Result<(), Errno> {
+        let mode = if self.shared { 0o711 } else { 0o700 };
+        if stat.st_mode & 0o777 == mode {
+            return Ok(());
+        }
+        let entries = rustix::fs::Dir::read_from(&self.directory)?;
+        for entry in entries {
+            let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+            let known = name == "." || name == ".." || OURS.iter().any(|ours| name == *ours);
+            if !known {
+                let (path, mode) = (self.path.display(), stat.st_mode & 0o777);
+                tracing::warn!("{path} keeps its mode {mode:04o}, as there are files of others in it, such as {name:?}");
+                return Ok(());
+            }
+        }
+        fchmod(&self.directory, Mode::from_raw_mode(mode))
+    }
+
+    /// Makes the file `name` hold `content`, whole or not at all; true if it had to be written.
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<bool> {
+        let mode = Mode::from_raw_mode(if self.shared { 0o644 } else { 0o600 });
+        if self.holds(name, content, mode) {
+            return Ok(false);
+        }
+        let temporary = format!(".{name}.tmp");
+        // Of a tbot that was killed; the lock keeps others out.
+        let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let written = openat(&self.directory, &temporary, flags, mode).map_err(io::Error::from).and_then(|file| {
+            // Not what the umask made of it.
+            fchmod(&file, mode)?;
+            let mut file = std::fs::File::from(file);
+            file.write_all(content)?;
+            file.sync_all()?;
+            renameat(&self.directory, &temporary, &self.directory, name)?;
+            Ok(fsync(&self.directory)?)
+        });
+        if written.is_err() {
+            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
+        }
+        written.map(|()| true)
+    }
+
+    fn holds(&self, name: &str, content: &[u8], mode: Mode) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = openat(&self.directory, name, flags, Mode::empty()) else { return false };
+        let as_expected = fstat(&file).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_size as u64 == content.len() as u64
+                && Mode::from_raw_mode(stat.st_mode & 0o7777) == mode
+        });
+        let mut held = Vec::with_capacity(content.len());
+        let limit = content.len() as u64 + 1;
+        as_expected
+            && io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), limit), &mut held).is_ok()
+            && held == content
+    }
+
+    /// A listening socket `name` in the directory; a dead one of that name is replaced.
+    pub fn listen(&self, name: &str) -> io::Result<Socket> {
+        match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+                return Err(io::Error::other("there is something that is no socket"));
+            }
+            _ => {}
+        }
+        let temporary = format!(".{name}.tmp");
+        let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )?;
+        // By the descriptor: a path of its own would have to fit into 107 bytes (unix(7)).
+        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let address = SocketAddrUnix::new(format!("{through}/{temporary}"))?;
+        bind(&socket, &address)?;
+        let mode = Mode::from_raw_mode(if self.shared { 0o666 } else { 0o600 });
+        rustix::fs::chmodat(&self.directory, &temporary, mode, AtFlags::empty())?;
+        listen(&socket, 4096)?;
+        // Ready before it has its name, so nobody meets it half-made.
+        renameat(&self.directory, &temporary, &self.directory, name)?;
+        let stat = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Socket { socket, name: name.to_owned(), inode: stat.st_ino })
+    }
+
+    /// Whether clients that go by the path find `socket` there.
+    pub fn leads_to(&self, socket: &Socket) -> bool {
+        rustix::fs::stat(self.path.join(&socket.name)).is_ok_and(|stat| stat.st_ino == socket.inode)
+    }
+
+    /// Takes a socket's name away, so that no client waits for an answer from it.
+    pub fn unlink(&self, socket: &Socket) {
+        let stat = statat(&self.directory, &socket.name, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| stat.st_ino == socket.inode) {
+            let _ = unlinkat(&self.directory, &socket.name, AtFlags::empty());
+        }
+    }
+}
+
+/// A listening socket of a destination.
+#[derive(Debug)]
+pub struct Socket {
+    socket: OwnedFd,
+    name: String,
+    inode: u64,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The directory at the end of `path`, made where it is missing.
+fn walk(path: &Path) -> Result<OwnedFd, String> {
+    let uid = rustix::process::geteuid().as_raw();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = open("/", flags | OFlags::DIRECTORY, Mode::empty()).map_err(|error| error.to_string())?;
+    let mut links = 0;
+    let mut so_far = PathBuf::from("/");
+    let mut ahead: VecDeque<OsString> = components(path);
+    while let Some(name) = ahead.pop_front() {
+        let here = so_far.join(&name);
+        let problem = |error: Errno| format!("{}: {}", here.display(), io::Error::from(error));
+        let next = match openat(&at, &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                match mkdirat(&at, &name, Mode::from_raw_mode(0o700)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(problem(error)),
+                }
+                openat(&at, &name, flags, Mode::empty())
+            }
+            opened => opened,
+        }
+        .map_err(problem)?;
+        let stat = fstat(&next).map_err(problem)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => (at, so_far) = (next, here),
+            FileType::Symlink if stat.st_uid != uid && stat.st_uid != 0 => {
+                return Err(format!(
+                    "{} is a symbolic link of user {}, who could point it elsewhere",
+                    here.display(),
+                    stat.st_uid
+                ));
+            }
+            FileType::Symlink => {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(problem(Errno::LOOP));
+                }
+                let target = readlinkat(&next, "", Vec::new()).map_err(problem)?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
+                if target.is_absolute() {
+                    at = open("/", flags | OFlags::DIRECTORY, Mode::empty()).map_err(problem)?;
+                    so_far = "/".into();
+                }
+                let mut rest = components(&target);
+                rest.append(&mut ahead);
+                ahead = rest;
+            }
+            _ => return Err(format!("{} is not a directory", here.display())),
+        }
+    }
+    // What was opened for its place only (O_PATH) cannot be read or locked.
+    openat(&at, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| io::Error::from(error).to_string())
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|component| !matches!(component, Component::RootDir | Component::CurDir | Component::Prefix(_)))
+        .map(|component| component.as_os_str().to_owned())
+        .collect()
+}
+
+enum LockProblem {
+    Held(String),
+    Failed(io::Error),
+}
+
+/// Locks the directory by a file in it that says who did. The kernel drops the lock when its holder
+/// dies; the file stays, as to remove it would race with the next one to lock it.
+fn lock(directory: &OwnedFd) -> Result<OwnedFd, LockProblem> {
+    let failed = |error: Errno| LockProblem::Failed(error.into());
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(directory, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = [0; 20];
+            let len = rustix::io::pread(&file, &mut pid, 0).unwrap_or(0);
+            let pid = String::from_utf8_lossy(&pid[..len]).trim().to_owned();
+            return Err(LockProblem::Held(pid));
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    ftruncate(&file, 0).map_err(failed)?;
+    let pid = format!("{}\n", std::process::id());
+    rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(failed)?;
+    Ok(file)
+}

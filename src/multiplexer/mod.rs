@@ -1,0 +1,363 @@
+//! The SSH multiplexer: clients' connections by a local socket, to targets.
+//!
+//! One connection's way: it is accepted on `v1.sock` and counted ([`setup`]), its [`request`] is read,
+//! the target is looked up and dialled ([`upstream`]), and the two sockets go to the [`relay`]. The
+//! files that tell an ssh client of it are [`artifacts`] in a [`destination`].
+
+mod artifacts;
+mod destination;
+mod relay;
+pub mod request;
+mod setup;
+mod tell;
+mod upstream;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use self::artifacts::Artifacts;
+use self::destination::{Destination, Socket};
+use self::relay::Relay;
+use self::setup::{Handle, Setup, Stop};
+use self::upstream::Failure;
+use crate::metrics::{MultiplexerMetrics, Refusal};
+
+/// What a multiplexer serves, and its limits.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Directory of its socket and files; absolute. Made with mode 0700 where it is missing.
+    pub destination: PathBuf,
+    /// The cluster's name: requests may name it, and it is cut off the end of host names. `None`: no
+    /// request may name one.
+    pub cluster_name: Option<String>,
+    /// The words of ssh's ProxyCommand before socket and target.
+    pub proxy_command: Vec<String>,
+    /// From the complete request to the connected target (10 s).
+    pub connect_timeout: Duration,
+    /// From accept to the complete request (10 s).
+    pub request_timeout: Duration,
+    /// Connections at once (10,000), or what the limit of file descriptors allows, if that is less.
+    pub max_connections: usize,
+    /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
+    /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
+    pub allowed_uids: Vec<u32>,
+}
+
+impl Options {
+    /// A multiplexer at `destination` with the defaults, and this program's own ProxyCommand.
+    pub fn new(destination: impl Into<PathBuf>, proxy_command: Vec<String>) -> Self {
+        Self {
+            destination: destination.into(),
+            cluster_name: None,
+            proxy_command,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            max_connections: 10_000,
+            allowed_uids: Vec::new(),
+        }
+    }
+}
+
+/// Why a multiplexer does not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The destination cannot be used: what about it.
+    Destination {
+        /// As configured.
+        path: PathBuf,
+        /// A sentence without its subject.
+        problem: String,
+    },
+    /// Another tbot serves from the destination.
+    InUse {
+        /// As configured.
+        path: PathBuf,
+        /// The other's process id; empty if it has not written it yet.
+        pid: String,
+    },
+    /// The system refused something.
+    System {
+        /// What was attempted.
+        what: String,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Destination { path, problem } => write!(f, "destination {}: {problem}", path.display()),
+            Self::InUse { path, pid } if pid.is_empty() => {
+                write!(f, "destination {}: another tbot has just started to serve from it", path.display())
+            }
+            Self::InUse { path, pid } => write!(
+                f,
+                "destination {}: another tbot (pid {pid}) serves from it; stop that one or name another directory",
+                path.display()
+            ),
+            Self::System { what, source } => write!(f, "cannot {what}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::System { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A running multiplexer. Dropped, it closes its connections and joins its threads.
+#[derive(Debug)]
+pub struct Multiplexer {
+    shared: Arc<Shared>,
+    destination: Destination,
+    socket: Arc<Socket>,
+    artifacts: Artifacts,
+    setup: Handle,
+    thread: Option<JoinHandle<()>>,
+    // Behind the set-up thread, which uses it.
+    relay: Arc<Relay>,
+}
+
+impl Multiplexer {
+    /// Takes the destination, listens there and starts the threads: one that sets connections up and
+    /// one per core that relays. Raises the process's soft limit of file descriptors to the hard one.
+    ///
+    /// The files for clients are written by [`Self::write_artifacts`].
+    pub fn start(options: &Options, metrics: &MultiplexerMetrics) -> Result<Self, Error> {
+        let path = &options.destination;
+        let unfit = |problem: &str| Error::Destination { path: path.clone(), problem: problem.into() };
+        let Some(text) = path.to_str() else { return Err(unfit("its name is not UTF-8")) };
+        if !path.is_absolute() {
+            return Err(unfit("it is not an absolute path"));
+        }
+        if options.proxy_command.iter().map(String::as_str).chain([text]).any(|word| word.contains(char::is_control)) {
+            return Err(unfit("neither it nor the proxy command may have control characters, as ssh_config cannot hold them"));
+        }
+        let system = |what: &str| {
+            let what = what.to_owned();
+            move |source: io::Error| Error::System { what, source }
+        };
+        let max_connections = affordable(options.max_connections);
+        let destination = Destination::open(path, !options.allowed_uids.is_empty())?;
+        let socket = destination.listen("v1.sock").map(Arc::new);
+        let socket = socket.map_err(system(&format!("listen on {}", path.join("v1.sock").display())))?;
+        let shared = Arc::new(Shared::new(metrics.clone()));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let relay = Relay::start(cores, &metrics.sent, &metrics.received).map(Arc::new);
+        let relay = relay.map_err(system("start the relay threads"))?;
+        let mut allowed_uids = options.allowed_uids.clone();
+        allowed_uids.push(rustix::process::geteuid().as_raw());
+        let limits = Limits {
+            cluster: options.cluster_name.clone(),
+            connect_timeout: options.connect_timeout,
+            request_timeout: options.request_timeout,
+            max_connections,
+            allowed_uids,
+        };
+        let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
+        let setup = setup.map_err(system("prepare the set-up thread"))?;
+        let handle = setup.handle();
+        let thread = std::thread::Builder::new().name("mux-accept".into()).stack_size(256 * 1024);
+        let thread = thread.spawn(move || setup.run()).map_err(system("start the set-up thread"))?;
+        let artifacts = Artifacts {
+            destination: path.clone(),
+            cluster: options.cluster_name.clone(),
+            proxy_command: options.proxy_command.clone(),
+        };
+        Ok(Self { shared, destination, socket, artifacts, setup: handle, thread: Some(thread), relay })
+    }
+
+    /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
+    /// a client that goes by them would get here. The error is a sentence.
+    pub fn write_artifacts(&self) -> Result<(), String> {
+        let path = self.destination.path().display();
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) || !self.relay.is_alive() {
+            return Err("a thread of the multiplexer has ended unexpectedly: restart tbot".into());
+        }
+        if !self.destination.leads_to(&self.socket) {
+            return Err(format!("{path}/v1.sock is not this tbot's socket any more: restart tbot"));
+        }
+        let files = [("ssh_config", self.artifacts.ssh_config()), ("known_hosts", self.artifacts.known_hosts())];
+        for (name, content) in files {
+            let written = self.destination.write(name, content.as_bytes());
+            match written.map_err(|error| format!("cannot write {path}/{name}: {error}"))? {
+                true => tracing::info!("wrote {path}/{name}"),
+                false => tracing::debug!("{path}/{name} is as it should be"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections between accept and end.
+    pub fn in_flight(&self) -> usize {
+        self.shared.live.load(Ordering::SeqCst)
+    }
+
+    /// Accepts nothing more and takes the socket away; connections there are go on.
+    pub fn stop_accepting(&self) {
+        self.destination.unlink(&self.socket);
+        self.setup.stop(Stop::Accepting);
+    }
+
+    /// Blocks until no connection is left, at most `patience`, after [`Self::stop_accepting`]; true if
+    /// none is.
+    pub fn wait_until_idle(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let mut guard = self.shared.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.in_flight() == 0 || left.is_zero() {
+                return self.in_flight() == 0;
+            }
+            guard = self.shared.idle.1.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Closes every connection; those who wait in [`Self::wait_until_idle`] find none.
+    pub fn close_all(&self) {
+        self.setup.stop(Stop::Everything);
+        self.relay.close_all();
+    }
+}
+
+impl Drop for Multiplexer {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        self.setup.stop(Stop::Everything);
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the set-up thread holds every connection to.
+#[derive(Clone, Debug)]
+struct Limits {
+    cluster: Option<String>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    max_connections: usize,
+    allowed_uids: Vec<u32>,
+}
+
+impl Limits {
+    /// What one connection too many is told.
+    fn full(&self) -> Failure {
+        let message = format!("tbot is at its limit of {} connections; try again later", self.max_connections);
+        Failure { reason: Refusal::Limit, message }
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one; how many of `wanted` connections it allows.
+fn affordable(wanted: usize) -> usize {
+    /// Relaying takes two; being set up, the client, its stderr and an attempt or two.
+    const EACH: u64 = 2;
+    /// Diagnostics, files, threads' own, and connections being set up.
+    const RESERVE: u64 = 192;
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!("cannot raise the limit of file descriptors: {}", io::Error::from(error));
+    }
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return wanted };
+    let reserve = RESERVE.min(descriptors / 2);
+    let most = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX).max(1);
+    if most < wanted {
+        tracing::warn!(
+            "serving at most {most} connections at once instead of {wanted}: the limit of file descriptors \
+             is {descriptors} (raise it by LimitNOFILE= or ulimit -Hn)"
+        );
+    }
+    most.min(wanted)
+}
+
+/// What the threads of one multiplexer share.
+#[derive(Debug)]
+struct Shared {
+    metrics: MultiplexerMetrics,
+    live: AtomicUsize,
+    draining: AtomicBool,
+    idle: (Mutex<()>, Condvar),
+    complaints: Mutex<Complaints>,
+}
+
+/// Lines about connections in the running second.
+#[derive(Debug)]
+struct Complaints {
+    second: Instant,
+    lines: u32,
+    left_out: u32,
+}
+
+impl Shared {
+    fn new(metrics: MultiplexerMetrics) -> Self {
+        let complaints = Mutex::new(Complaints { second: Instant::now(), lines: 0, left_out: 0 });
+        Self { metrics, live: AtomicUsize::new(0), draining: AtomicBool::new(false), idle: Default::default(), complaints }
+    }
+
+    /// Logs what went wrong with one connection; a flood of them is cut to some lines a second.
+    fn complain(&self, what: fmt::Arguments<'_>) {
+        const MOST_LINES: u32 = 20;
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.second.elapsed() >= Duration::from_secs(1) {
+            if complaints.left_out > 0 {
+                tracing::warn!("{} more lines about connections were left out", complaints.left_out);
+            }
+            *complaints = Complaints { second: Instant::now(), lines: 0, left_out: 0 };
+        }
+        if complaints.lines < MOST_LINES {
+            complaints.lines += 1;
+            tracing::warn!("{what}");
+        } else {
+            complaints.left_out += 1;
+        }
+    }
+}
+
+/// One accepted connection, for the counters. Dropped without [`InFlight::done`], it is an error.
+struct InFlight {
+    shared: Arc<Shared>,
+    done: bool,
+}
+
+impl InFlight {
+    fn start(shared: &Arc<Shared>) -> Self {
+        shared.metrics.started.inc();
+        shared.metrics.in_flight.inc();
+        shared.live.fetch_add(1, Ordering::SeqCst);
+        Self { shared: shared.clone(), done: false }
+    }
+
+    /// It ended as it should.
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let metrics = &self.shared.metrics;
+        if self.done { &metrics.handled_ok } else { &metrics.handled_error }.inc();
+        metrics.in_flight.dec();
+        if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1 && self.shared.draining.load(Ordering::SeqCst) {
+            // Under the lock, so that nobody is between looking and waiting.
+            let _guard = self.shared.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.idle.1.notify_all();
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Bytes between two sockets, for any number of pairs on a few threads.
+//!
+//! Each thread waits on one edge-triggered epoll(7) instance: a pair costs two registrations when it
+//! comes and nothing after. A direction is read only while its other side takes bytes; what a
+//! full side leaves over is kept (at most one buffer a direction) and nothing more is read, so a slow
+//! reader slows its own writer and nobody else. An end of file is passed on as a half-close once
+//! everything before it is written, and the other direction goes on.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use prometheus::IntCounter;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use slab::Slab;
+
+/// What one read takes at most, and so what a full side can leave over.
+const BUFFER: usize = 64 * 1024;
+
+/// Bytes one direction may move before the others of its thread have their turn.
+const TURN: usize = 16 * BUFFER;
+
+/// Two connected, non-blocking stream sockets and what to do when they are done.
+pub struct Pair {
+    /// The side that asked.
+    pub client: OwnedFd,
+    /// The side that was asked for.
+    pub upstream: OwnedFd,
+    /// Bytes that were read from the client already and go to the upstream first.
+    pub head: Vec<u8>,
+    /// Called once, after both sockets are closed.
+    pub ended: Box<dyn FnOnce(Ending) + Send>,
+}
+
+/// How a pair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both sides closed, or the client left.
+    Done,
+    /// The upstream broke while the client was there.
+    Broken(Errno),
+    /// [`Relay::close_all`] cut it.
+    Cut,
+}
+
+/// The threads that relay.
+#[derive(Debug)]
+pub struct Relay {
+    workers: Vec<(Arc<Shared>, JoinHandle<()>)>,
+}
+
+/// What a thread shares with those who hand it work.
+#[derive(Debug)]
+struct Shared {
+    inbox: Mutex<Vec<Command>>,
+    wake: OwnedFd,
+    pairs: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum Command {
+    Add(Pair),
+    CloseAll,
+    Stop,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("client", &self.client).field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// Starts `threads` threads, which count the bytes to and from upstreams.
+    pub fn start(threads: usize, sent: &IntCounter, received: &IntCounter) -> io::Result<Self> {
+        let mut relay = Self { workers: Vec::new() };
+        for n in 0..threads {
+            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let shared =
+                Arc::new(Shared { inbox: Mutex::default(), wake, pairs: AtomicUsize::new(0) });
+            let worker = Worker::new(shared.clone(), sent.clone(), received.clone())?;
+            let thread = std::thread::Builder::new()
+                .name(format!("mux-relay-{n}"))
+                .stack_size(256 * 1024)
+                .spawn(move || worker.run())?;
+            relay.workers.push((shared, thread));
+        }
+        Ok(relay)
+    }
+
+    /// Hands a pair to the thread with the fewest.
+    pub fn add(&self, pair: Pair) {
+        let least = self.workers.iter().min_by_key(|(shared, _)| shared.pairs.load(Ordering::Relaxed));
+        let (shared, _) = least.expect("a relay has at least one thread");
+        shared.pairs.fetch_add(1, Ordering::Relaxed);
+        shared.send(Command::Add(pair));
+    }
+
+    /// Whether all threads run.
+    pub fn is_alive(&self) -> bool {
+        self.workers.iter().all(|(_, thread)| !thread.is_finished())
+    }
+
+    /// Closes every pair there is.
+    pub fn close_all(&self) {
+        self.workers.iter().for_each(|(shared, _)| shared.send(Command::CloseAll));
+    }
+}
+
+impl Drop for Relay {
+    /// Closes every pair and ends the threads.
+    fn drop(&mut self) {
+        for (shared, _) in &self.workers {
+            shared.send(Command::Stop);
+        }
+        for (_, thread) in self.workers.drain(..) {
+            // A panic was reported by the hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self, command: Command) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.push(command);
+        // Who finds the inbox filled has been woken for it already.
+        if inbox.len() == 1 {
+            drop(inbox);
+            // Fails only where the counter is full, and then the thread is awake.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// epoll data of the eventfd; a pair's are twice its place in the slab, plus one for the upstream.
+const WAKE: u64 = u64::MAX;
+
+/// One relay thread.
+struct Worker {
+    shared: Arc<Shared>,
+    epoll: OwnedFd,
+    pairs: Slab<Entry>,
+    /// Pairs with something to do, each once.
+    ready: Vec<usize>,
+    buffer: Box<[u8]>,
+    sent: IntCounter,
+    received: IntCounter,
+    stopping: bool,
+}
+
+struct Entry {
+    client: Side,
+    upstream: Side,
+    /// From client to upstream.
+    up: Flow,
+    /// From upstream to client.
+    down: Flow,
+    queued: bool,
+    broken: Option<Errno>,
+    ended: Box<dyn FnOnce(Ending) + Send>,
+}
+
+/// A socket and what its last events said. Both hold until a call says EAGAIN, since epoll speaks
+/// only of changes.
+struct Side {
+    socket: OwnedFd,
+    readable: bool,
+    writable: bool,
+    /// Neither direction works any more.
+    hung_up: bool,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    /// Read, not written yet; starts at `written`.
+    rest: Vec<u8>,
+    written: usize,
+    /// The source has ended.
+    eof: bool,
+    /// Nothing more will be moved.
+    done: bool,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, sent: IntCounter, received: IntCounter) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self {
+            shared,
+            epoll,
+            pairs: Slab::new(),
+            ready: Vec::new(),
+            buffer: vec![0; BUFFER].into(),
+            sent,
+            received,
+            stopping: false,
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
+        let mut turn = Vec::new();
+        while !self.stopping {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = (!self.ready.is_empty()).then_some(&now);
+            match epoll::wait(&self.epoll, &mut events, timeout) {
+                Ok((events, _)) => {
+                    let events: &[epoll::Event] = events;
+                    events.iter().for_each(|event| self.note(event.data.u64(), event.flags));
+                }
+                Err(Errno::INTR) => continue,
+                Err(error) => panic!("epoll_wait: {error}"),
+            }
+            std::mem::swap(&mut turn, &mut self.ready);
+            let (mut sent, mut received) = (0, 0);
+            for key in turn.drain(..) {
+                let Some(entry) = self.pairs.get_mut(key) else { continue };
+                entry.queued = false;
+                let again = entry.pump(&mut self.buffer, &mut sent, &mut received);
+                if entry.is_done() {
+                    self.remove(key, None);
+                } else if again {
+                    self.queue(key);
+                }
+            }
+            // Counted once a round: the counters are shared by all threads.
+            self.sent.inc_by(sent);
+            self.received.inc_by(received);
+        }
+    }
+
+    /// Takes down what an event says; nothing is moved yet, so no event of a round can meet a socket
+    /// that another event of it closed.
+    fn note(&mut self, data: u64, flags: epoll::EventFlags) {
+        if data == WAKE {
+            return self.take_inbox();
+        }
+        let key = (data >> 1) as usize;
+        let Some(entry) = self.pairs.get_mut(key) else { return };
+        let side = if data & 1 == 0 { &mut entry.client } else { &mut entry.upstream };
+        let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        side.readable |= gone || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
+        side.writable |= gone || flags.contains(epoll::EventFlags::OUT);
+        side.hung_up |= gone;
+        self.queue(key);
+    }
+
+    fn queue(&mut self, key: usize) {
+        if let Some(entry) = self.pairs.get_mut(key)
+            && !std::mem::replace(&mut entry.queued, true)
+        {
+            self.ready.push(key);
+        }
+    }
+
+    fn take_inbox(&mut self) {
+        // The counter goes before the commands: one that comes in between wakes us again.
+        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+        let commands = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Add(pair) => self.add(pair),
+                Command::CloseAll => self.close_all(),
+                Command::Stop => {
+                    self.close_all();
+                    self.stopping = true;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, pair: Pair) {
+        let side = |socket| Side { socket, readable: true, writable: true, hung_up: false };
+        let key = self.pairs.insert(Entry {
+            client: side(pair.client),
+            upstream: side(pair.upstream),
+            up: Flow { rest: pair.head, ..Flow::default() },
+            down: Flow::default(),
+            queued: false,
+            broken: None,
+            ended: pair.ended,
+        });
+        let entry = &self.pairs[key];
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = (key as u64) << 1;
+        let added = epoll::add(&self.epoll, &entry.client.socket, epoll::EventData::new_u64(data), flags)
+            .and_then(|()| epoll::add(&self.epoll, &entry.upstream.socket, epoll::EventData::new_u64(data | 1), flags));
+        match added {
+            Ok(()) => self.queue(key),
+            // The user's limit of watches (/proc/sys/fs/epoll/max_user_watches).
+            Err(error) => self.remove(key, Some(Ending::Broken(error))),
+        }
+    }
+
+    fn close_all(&mut self) {
+        let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.remove(key, Some(Ending::Cut)));
+    }
+
+    /// Closes a pair; closing takes its sockets out of epoll.
+    fn remove(&mut self, key: usize, ending: Option<Ending>) {
+        let Entry { client, upstream, broken, ended, .. } = self.pairs.remove(key);
+        drop((client, upstream));
+        self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
+        ended(ending.or(broken.map(Ending::Broken)).unwrap_or(Ending::Done));
+    }
+}
+
+impl Entry {
+    /// Moves bytes both ways until nothing moves or the turn is over; true for the latter.
+    fn pump(&mut self, buffer: &mut [u8], sent: &mut u64, received: &mut u64) -> bool {
+        let Self { client, upstream, up, down, broken, .. } = self;
+        let (up_end, up_bytes) = up.pump(client, upstream, buffer);
+        let (down_end, down_bytes) = down.pump(upstream, client, buffer);
+        *sent += up_bytes as u64;
+        *received += down_bytes as u64;
+        // A client that cannot be read or written has left: what it sent before is still delivered,
+        // and it loses nothing by an upstream that breaks now.
+        client.hung_up |= matches!(up_end, End::Source(_)) || matches!(down_end, End::Destination(_));
+        if let End::Destination(error) | End::Source(error) = if let End::Destination(_) = up_end { up_end } else { down_end }
+            && !client.hung_up
+        {
+            *broken = broken.or(Some(error));
+        }
+        up_end == End::Turn || down_end == End::Turn
+    }
+
+    /// Both directions ended, or one did and nobody is left at the end of the other.
+    fn is_done(&self) -> bool {
+        (self.up.done && (self.down.done || self.client.hung_up))
+            || (self.down.done && self.upstream.hung_up)
+    }
+}
+
+/// Why a direction paused or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A side has to become ready first, or all is done.
+    Waiting,
+    /// Its turn is over, there is more to do.
+    Turn,
+    /// The source failed.
+    Source(Errno),
+    /// The destination failed.
+    Destination(Errno),
+}
+
+impl Flow {
+    /// Moves what is there, at most [`TURN`]; also the number of bytes written.
+    fn pump(&mut self, from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> (End, usize) {
+        let mut moved = 0;
+        let mut end = End::Waiting;
+        while !self.done {
+            if !self.rest.is_empty() {
+                match write(to, &self.rest[self.written..]) {
+                    Ok(n) => {
+                        moved += n;
+                        self.written += n;
+                    }
+                    Err(error) => return (self.fail(error), moved),
+                }
+                if self.written < self.rest.len() {
+                    break;
+                }
+                // The allocation goes, too: an idle pair holds none.
+                (self.rest, self.written) = (Vec::new(), 0);
+            }
+            if self.eof {
+                self.done = true;
+                // Fails where the other side is gone, which its own direction finds out.
+                let _ = shutdown(&to.socket, Shutdown::Write);
+                break;
+            }
+            if !from.readable || !to.writable {
+                break;
+            }
+            if moved >= TURN {
+                return (End::Turn, moved);
+            }
+            match recv(&from.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((_, 0)) => self.eof = true,
+                Ok((_, n)) => match write(to, &buffer[..n]) {
+                    Ok(written) => {
+                        moved += written;
+                        self.rest.extend_from_slice(&buffer[written..n]);
+                    }
+                    Err(error) => return (self.fail(error), moved),
+                },
+                Err(Errno::AGAIN) => from.readable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => (self.eof, end) = (true, End::Source(error)),
+            }
+        }
+        (end, moved)
+    }
+
+    /// Ends this direction, as its destination takes nothing any more.
+    fn fail(&mut self, error: Errno) -> End {
+        self.done = true;
+        self.rest = Vec::new();
+        End::Destination(error)
+    }
+}
+
+/// Writes what the socket takes now; 0 when it is full.
+fn write(to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
+    let mut written = 0;
+    while written < bytes.len() && to.writable {
+        match send(&to.socket, &bytes[written..], SendFlags::NOSIGNAL) {
+            Ok(n) => written += n,
+            Err(Errno::AGAIN) => to.writable = false,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,484 @@
+//! From an accepted connection to a pair for the relay: one thread, nothing in it blocks.
+//!
+//! It accepts, reads requests, starts look-ups and dials, and keeps every deadline, so that a client
+//! or target that does nothing costs an entry in a map. One thread sets up several times what a
+//! machine's sshd takes; the bytes are the relay's.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, mem::MaybeUninit};
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::destination::Socket;
+use super::relay::{Ending, Pair, Relay};
+use super::request::{Incoming, LONGEST, Progress, Request};
+use super::tell::tell;
+use super::upstream::Failure;
+use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
+use super::upstream::resolver::{Answer, Resolver};
+use super::{InFlight, Limits, Shared};
+use crate::metrics::Refusal;
+
+/// How often deadlines are looked at while any connection is being set up.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long the listener rests when the process has no descriptor left: to try again at once would
+/// spin, as the connection stays in the queue.
+const REST: Duration = Duration::from_millis(20);
+
+/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
+/// answer, is there. Beyond these they are closed at once.
+const MOST_TURNED_AWAY: usize = 64;
+
+/// How long one of them may take for that.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// epoll data of the two descriptors that are no connection's; those of connection `id` begin with
+/// `id * STRIDE`: its client, then its dial's attempts.
+const LISTENER: u64 = 0;
+const WAKE: u64 = 1;
+const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
+
+/// What other threads tell the set-up thread.
+#[derive(Debug, Default)]
+struct Inbox {
+    answers: Vec<(Vec<u64>, Answer)>,
+    stop: Option<Stop>,
+}
+
+/// How far to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Accept nothing more.
+    Accepting,
+    /// Give up what is being set up as well, and end the thread.
+    Everything,
+}
+
+/// The way to the set-up thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inbox: Arc<Mutex<Inbox>>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Handle {
+    fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { inbox: Arc::default(), wake: Arc::new(wake) })
+    }
+
+    /// Stops so far.
+    pub fn stop(&self, how: Stop) {
+        self.tell(|inbox| inbox.stop = inbox.stop.max(Some(how)));
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Inbox)) {
+        what(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        // Fails only where the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// The set-up thread's state.
+pub struct Setup {
+    shared: Arc<Shared>,
+    limits: Limits,
+    relay: Arc<Relay>,
+    resolver: Resolver,
+    handle: Handle,
+    epoll: OwnedFd,
+    listener: Option<Arc<Socket>>,
+    resting_until: Option<Instant>,
+    pending: HashMap<u64, Pending>,
+    turned_away: usize,
+    last_id: u64,
+    stopping: bool,
+}
+
+/// A connection that is not relayed yet.
+struct Pending {
+    client: OwnedFd,
+    watched: bool,
+    /// Beyond the limit: its request is read and not served.
+    turned_away: bool,
+    stderr: Option<OwnedFd>,
+    asked: Option<Asked>,
+    stage: Stage,
+    deadline: Instant,
+    in_flight: InFlight,
+}
+
+enum Stage {
+    /// The request is not complete.
+    Reading(Incoming),
+    /// The name is being looked up.
+    Resolving,
+    /// Connections to the target are being tried.
+    Dialling(Dial),
+}
+
+/// A complete request.
+struct Asked {
+    request: Request,
+    at: Instant,
+    /// What came behind it.
+    head: Vec<u8>,
+}
+
+impl Setup {
+    /// Prepares to serve `listener`.
+    pub fn new(shared: Arc<Shared>, limits: Limits, relay: Arc<Relay>, listener: Arc<Socket>) -> io::Result<Self> {
+        let handle = Handle::new()?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &*handle.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let answers = handle.clone();
+        let resolver = Resolver::new(move |who, answer| {
+            answers.tell(|inbox| inbox.answers.push((who.to_vec(), answer)));
+        });
+        Ok(Self {
+            shared,
+            limits,
+            relay,
+            resolver,
+            handle,
+            epoll,
+            listener: Some(listener),
+            resting_until: None,
+            pending: HashMap::new(),
+            turned_away: 0,
+            // The first ids are those of LISTENER and WAKE.
+            last_id: 0,
+            stopping: false,
+        })
+    }
+
+    /// The way to this thread.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until [`Stop::Everything`].
+    pub fn run(mut self) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
+        let mut next_tick = Instant::now();
+        while !self.stopping {
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+                Ok((events, _)) => {
+                    let events: &[epoll::Event] = events;
+                    events.iter().for_each(|event| self.on_event(event.data.u64()));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => panic!("epoll_wait: {error}"),
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                self.tick(now);
+                next_tick = now + TICK;
+            }
+        }
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            self.refuse(pending, Failure { reason: Refusal::Local, message: "tbot is stopping".into() });
+        }
+        if !self.resolver.stop(Duration::from_secs(1)) {
+            tracing::debug!("a name look-up goes on behind the stop");
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let wait = match self.resting_until {
+            Some(_) => REST,
+            None if self.pending.is_empty() => return None,
+            None => TICK,
+        };
+        Some(Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() })
+    }
+
+    fn on_event(&mut self, data: u64) {
+        match data {
+            LISTENER => self.accept(),
+            WAKE => self.take_inbox(),
+            _ => match (data / STRIDE, (data % STRIDE) as usize) {
+                (id, 0) => self.on_client(id),
+                (id, attempt) => {
+                    let epoll = self.epoll.as_fd();
+                    if let Some(Pending { stage: Stage::Dialling(dial), .. }) = self.pending.get_mut(&id) {
+                        let step = dial.ended(attempt, epoll, id * STRIDE, Instant::now());
+                        self.on_step(id, step);
+                    }
+                }
+            },
+        }
+    }
+
+    fn take_inbox(&mut self) {
+        // The counter goes before the inbox: what comes in between wakes us again.
+        let _ = rustix::io::read(&*self.handle.wake, &mut [0; 8]);
+        let inbox = std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for (who, answer) in inbox.answers {
+            who.into_iter().for_each(|id| self.on_answer(id, &answer));
+        }
+        if inbox.stop.is_some()
+            && let Some(listener) = self.listener.take()
+        {
+            let _ = epoll::delete(&self.epoll, &*listener);
+        }
+        self.stopping |= inbox.stop == Some(Stop::Everything);
+    }
+
+    /// Takes what waits, at most so many that the others have their turn.
+    fn accept(&mut self) {
+        for _ in 0..64 {
+            let Some(listener) = &self.listener else { return };
+            match accept_with(&**listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(client) => self.begin(client),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => {
+                    self.shared.complain(format_args!("cannot accept a connection: {}", io::Error::from(error)));
+                    self.watch_listener(epoll::EventFlags::empty());
+                    self.resting_until = Some(Instant::now() + REST);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn watch_listener(&self, flags: epoll::EventFlags) {
+        if let Some(listener) = &self.listener {
+            let _ = epoll::modify(&self.epoll, &**listener, epoll::EventData::new_u64(LISTENER), flags);
+        }
+    }
+
+    fn begin(&mut self, client: OwnedFd) {
+        let in_flight = InFlight::start(&self.shared);
+        let now = Instant::now();
+        let full = self.shared.live.load(Ordering::Relaxed) - self.turned_away > self.limits.max_connections;
+        let timeout = if full { TURN_AWAY_TIMEOUT } else { self.limits.request_timeout };
+        let mut pending = Pending {
+            client,
+            watched: false,
+            turned_away: false,
+            stderr: None,
+            asked: None,
+            stage: Stage::Reading(Incoming::default()),
+            deadline: now + timeout,
+            in_flight,
+        };
+        match crate::sys::peer_uid(pending.client.as_fd()) {
+            Ok(uid) if self.limits.allowed_uids.contains(&uid) => {}
+            Ok(uid) => {
+                let message = format!("user {uid} may not connect (allowed_uids lists who else may)");
+                return self.refuse(pending, Failure { reason: Refusal::Peer, message });
+            }
+            Err(error) => {
+                let message = format!("cannot tell whose connection it is: {error}");
+                return self.refuse(pending, Failure { reason: Refusal::Peer, message });
+            }
+        }
+        if full && self.turned_away >= MOST_TURNED_AWAY {
+            return self.refuse(pending, self.limits.full());
+        }
+        pending.turned_away = full;
+        self.turned_away += usize::from(full);
+        self.last_id += 1;
+        let id = self.last_id;
+        self.pending.insert(id, pending);
+        // The request is often there already.
+        self.on_client(id);
+    }
+
+    /// Its client sent something or went away.
+    fn on_client(&mut self, id: u64) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let gone = || Failure { reason: Refusal::Gone, message: "the client went away".into() };
+        let Stage::Reading(incoming) = &mut pending.stage else {
+            // Only a hang-up is watched for while the target is sought.
+            return self.fail(id, gone());
+        };
+        let malformed = |message: String| Failure { reason: Refusal::Malformed, message };
+        let progress = incoming.read(pending.client.as_fd());
+        if pending.stderr.is_none() {
+            pending.stderr = incoming.stderr.take();
+        }
+        match progress {
+            Ok(Progress::Incomplete) => self.watch(id, epoll::EventFlags::IN),
+            Ok(Progress::Eof) | Err(_) => self.fail(id, gone()),
+            Ok(_) if pending.turned_away => self.fail(id, self.limits.full()),
+            Ok(Progress::TooLong) => self.fail(id, malformed(format!("the request is longer than {LONGEST} bytes"))),
+            Ok(Progress::Complete(bytes, head)) => match Request::parse(&bytes) {
+                Err(why) => {
+                    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
+                    self.fail(id, malformed(format!("{shown:?} is no request: {why}")));
+                }
+                Ok(request) => self.on_request(id, request, head),
+            },
+        }
+    }
+
+    fn on_request(&mut self, id: u64, mut request: Request, head: Vec<u8>) {
+        let unknown = match (&self.limits.cluster, &request.cluster) {
+            (known, Some(asked)) if known.as_ref() != Some(asked) => Some(match known {
+                Some(known) => format!("unknown cluster {asked:?}; the known one is {known}"),
+                None => format!("unknown cluster {asked:?}; none is named here, so leave it out"),
+            }),
+            (Some(cluster), _) => {
+                let host = request.host.strip_suffix(cluster).and_then(|host| host.strip_suffix('.'));
+                if let Some(host) = host.filter(|host| !host.is_empty()) {
+                    request.host = host.to_owned();
+                }
+                None
+            }
+            (None, _) => None,
+        };
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let asked = pending.asked.insert(Asked { request, at: Instant::now(), head });
+        pending.stage = Stage::Resolving;
+        pending.deadline = asked.at + self.limits.connect_timeout;
+        if let Some(message) = unknown {
+            return self.fail(id, Failure { reason: Refusal::Cluster, message });
+        }
+        if let Ok(address) = asked.request.host.parse::<IpAddr>() {
+            return self.dial(id, &[SocketAddr::new(address, 0)]);
+        }
+        self.resolver.ask(&asked.request.host, id);
+        // A user who gives up (^C) should not hold a place until the time-out.
+        self.watch(id, epoll::EventFlags::empty());
+    }
+
+    fn on_answer(&mut self, id: u64, answer: &Answer) {
+        match answer {
+            Ok(addresses) => self.dial(id, addresses),
+            Err(why) => self.fail(id, Failure { reason: Refusal::Name, message: why.clone() }),
+        }
+    }
+
+    /// Tries `addresses`, with the port that was asked for.
+    fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(asked) = &pending.asked else { return };
+        let port = asked.request.port;
+        let mut dial = Dial::new(addresses.iter().map(|address| {
+            let mut address = *address;
+            address.set_port(port);
+            address
+        }));
+        let step = dial.advance(self.epoll.as_fd(), id * STRIDE, Instant::now());
+        pending.stage = Stage::Dialling(dial);
+        self.watch(id, epoll::EventFlags::empty());
+        self.on_step(id, step);
+    }
+
+    fn on_step(&mut self, id: u64, step: Step) {
+        match step {
+            Step::Waiting => {}
+            Step::Failed(failure) => self.fail(id, failure),
+            Step::Connected(upstream) => self.connected(id, upstream),
+        }
+    }
+
+    fn connected(&mut self, id: u64, upstream: OwnedFd) {
+        let Some(Pending { client, watched, stderr, asked: Some(asked), in_flight, .. }) = self.pending.remove(&id)
+        else {
+            return;
+        };
+        if watched {
+            let _ = epoll::delete(&self.epoll, &client);
+        }
+        // The reader of the client's stderr sees by its end that the connection is made.
+        drop(stderr);
+        self.shared.metrics.setup.observe(asked.at.elapsed().as_secs_f64());
+        let target = asked.request;
+        let shared = self.shared.clone();
+        let ended = Box::new(move |ending| match ending {
+            Ending::Done => in_flight.done(),
+            Ending::Broken(error) => {
+                shared.complain(format_args!("connection to {target} broke: {}", io::Error::from(error)));
+            }
+            Ending::Cut => {}
+        });
+        self.relay.add(Pair { client, upstream, head: asked.head, ended });
+    }
+
+    /// Makes epoll watch the client for `flags`, and for a hang-up in any case.
+    fn watch(&mut self, id: u64, flags: epoll::EventFlags) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let data = epoll::EventData::new_u64(id * STRIDE);
+        let result = if std::mem::replace(&mut pending.watched, true) {
+            epoll::modify(&self.epoll, &pending.client, data, flags)
+        } else {
+            epoll::add(&self.epoll, &pending.client, data, flags)
+        };
+        if let Err(error) = result {
+            let message = format!("cannot watch the connection: {}", io::Error::from(error));
+            self.fail(id, Failure { reason: Refusal::Local, message });
+        }
+    }
+
+    /// Looks at every deadline.
+    fn tick(&mut self, now: Instant) {
+        if self.resting_until.is_some_and(|until| now >= until) {
+            self.resting_until = None;
+            self.watch_listener(epoll::EventFlags::IN);
+        }
+        let mut late = Vec::new();
+        let mut steps = Vec::new();
+        for (id, pending) in &mut self.pending {
+            if now >= pending.deadline {
+                late.push(*id);
+            } else if let Stage::Dialling(dial) = &mut pending.stage {
+                steps.push((*id, dial.advance(self.epoll.as_fd(), id * STRIDE, now)));
+            }
+        }
+        steps.into_iter().for_each(|(id, step)| self.on_step(id, step));
+        late.into_iter().for_each(|id| self.on_deadline(id));
+    }
+
+    fn on_deadline(&mut self, id: u64) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let failure = match &pending.stage {
+            Stage::Reading(_) if pending.turned_away => self.limits.full(),
+            Stage::Reading(_) => {
+                let message = format!("no complete request within {:?}", self.limits.request_timeout);
+                Failure { reason: Refusal::Slow, message }
+            }
+            Stage::Resolving => {
+                let message = format!("its name could not be resolved within {:?}", self.limits.connect_timeout);
+                Failure { reason: Refusal::Timeout, message }
+            }
+            Stage::Dialling(dial) => dial.timed_out(self.limits.connect_timeout),
+        };
+        self.fail(id, failure);
+    }
+
+    fn fail(&mut self, id: u64, failure: Failure) {
+        if let Some(pending) = self.pending.remove(&id) {
+            self.refuse(pending, failure);
+        }
+    }
+
+    /// Ends a connection with one line to its user and the log.
+    fn refuse(&mut self, pending: Pending, mut failure: Failure) {
+        self.turned_away -= usize::from(pending.turned_away);
+        if let Some(Asked { request, .. }) = &pending.asked {
+            failure.message = format!("cannot connect to {request}: {}", failure.message);
+        }
+        self.shared.metrics.refused(failure.reason).inc();
+        self.shared.complain(format_args!("{}", failure.message));
+        if let Some(stderr) = pending.stderr {
+            tell(stderr, &failure.message);
+        }
+        // Counted last, after the client saw the end.
+        drop(pending.client);
+        drop(pending.in_flight);
+    }
+}

@@ -1,0 +1,18 @@
+//! From a target to a connected stream, or to a refusal that says why.
+//!
+//! Today there is one way: the target is dialled from here ([`direct`]), after its name was looked up
+//! ([`resolver`]).
+
+pub mod direct;
+pub mod resolver;
+
+use crate::metrics::Refusal;
+
+/// Why there is no stream: for the metrics, and one sentence for the user and the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The label it counts under.
+    pub reason: Refusal,
+    /// What happened, without the target's name.
+    pub message: String,
+}

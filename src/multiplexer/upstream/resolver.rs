@@ -1,0 +1,135 @@
+//! Names to addresses, by the system's resolver (getaddrinfo(3)), which blocks.
+//!
+//! So it runs on threads of its own: started when needed, at most [`MOST_THREADS`], ended after a
+//! while without work. Requests for a name that is being looked up wait for that look-up, so a name
+//! server that does not answer for one name holds one thread, however many connections ask.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Look-ups at once. The C library gives up on a silent name server after 10 s or so by default.
+const MOST_THREADS: usize = 32;
+
+/// How long a thread waits for the next look-up.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What a look-up brought: addresses with port 0 (an IPv6 one keeps its zone), or the resolver's
+/// own words.
+pub type Answer = Result<Vec<SocketAddr>, String>;
+
+/// The look-up threads. Clones share them.
+#[derive(Clone)]
+pub struct Resolver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    answer: Box<dyn Fn(&[u64], Answer) + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<String>,
+    /// Who waits for a name that is queued or being looked up.
+    asked: HashMap<String, Vec<u64>>,
+    threads: usize,
+    idle: usize,
+    started: u64,
+    stopping: bool,
+}
+
+impl Resolver {
+    /// A resolver that calls `answer` with everyone who asked, on a thread of its own.
+    pub fn new(answer: impl Fn(&[u64], Answer) + Send + Sync + 'static) -> Self {
+        let answer = Box::new(answer);
+        Self { shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), answer }) }
+    }
+
+    /// Asks for the addresses of `host` in the name of `who`.
+    pub fn ask(&self, host: &str, who: u64) {
+        let mut state = self.shared.lock();
+        if let Some(waiting) = state.asked.get_mut(host) {
+            return waiting.push(who);
+        }
+        state.asked.insert(host.to_owned(), vec![who]);
+        state.queue.push_back(host.to_owned());
+        if state.idle >= state.queue.len() || state.threads >= MOST_THREADS {
+            return self.shared.changed.notify_one();
+        }
+        state.threads += 1;
+        state.started += 1;
+        let shared = self.shared.clone();
+        let spawned = std::thread::Builder::new()
+            .name(format!("mux-resolve-{}", state.started))
+            // Enough for the buffers that getaddrinfo and its plug-ins put on the stack.
+            .stack_size(512 * 1024)
+            .spawn(move || shared.run());
+        if let Err(error) = spawned {
+            state.threads -= 1;
+            if state.threads == 0 {
+                let waiting = state.asked.remove(host).unwrap_or_default();
+                state.queue.clear();
+                drop(state);
+                (self.shared.answer)(&waiting, Err(format!("cannot start a thread to look it up: {error}")));
+            }
+        }
+    }
+
+    /// Ends the threads; true if all ended within `patience`. One that is in a look-up ends with it.
+    pub fn stop(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        self.shared.changed.notify_all();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.threads == 0 || left.is_zero() {
+                return state.threads == 0;
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut state = self.lock();
+        while !state.stopping {
+            if let Some(host) = state.queue.pop_front() {
+                drop(state);
+                let answer = look_up(&host);
+                let waiting = self.lock().asked.remove(&host).unwrap_or_default();
+                (self.answer)(&waiting, answer);
+                state = self.lock();
+                continue;
+            }
+            state.idle += 1;
+            let (woken, waited) = self.changed.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if waited.timed_out() && state.queue.is_empty() {
+                break;
+            }
+        }
+        state.threads -= 1;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn look_up(host: &str) -> Answer {
+    match (host, 0).to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) => {
+            let text = error.to_string();
+            Err(text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned())
+        }
+    }
+}

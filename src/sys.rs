@@ -1,0 +1,26 @@
+//! The only `unsafe` of the program: system calls that `rustix` does not cover soundly.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The user at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
+///
+/// Not by `rustix`: its type for the answer has a process id that is never 0, and the kernel's is 0
+/// for a peer in another pid namespace, such as a container that mounts the socket.
+pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the pointers are to a live `ucred` and its length, which the kernel does not exceed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(credentials.uid) } else { Err(io::Error::last_os_error()) }
+}
