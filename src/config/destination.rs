@@ -114,7 +114,7 @@ fn scheme(given: &OsStr) -> Option<(&str, &OsStr)> {
     }
     let end = bytes.windows(3).position(|window| window == b"://")?;
     let name = std::str::from_utf8(&bytes[..end]).ok()?;
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte);
     (!name.is_empty() && name.bytes().all(plain))
         .then(|| (name, OsStr::from_bytes(&bytes[end + 3..])))
 }

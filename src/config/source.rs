@@ -65,7 +65,8 @@ impl Source {
         Self::bytes(label.to_owned(), bytes)
     }
 
-    fn bytes(label: String, bytes: Vec<u8>) -> Result<Self, Error> {
+    /// Takes a configuration that was read already; `label` is what messages call it.
+    pub fn bytes(label: String, bytes: Vec<u8>) -> Result<Self, Error> {
         if bytes.len() > MAX_BYTES {
             return Err(Error::new(format!(
                 "{label}: larger than 1 MiB, which no configuration is"

@@ -21,7 +21,7 @@ const MAX_SIZE: usize = 2 << 20;
 
 /// Nested brackets cost libyaml the square of their number, so they are counted before it sees
 /// them. serde_yaml ends at 128 levels itself.
-const MAX_BRACKETS: usize = 10_000;
+const MAX_BRACKETS: usize = 1_000;
 
 /// The tree of the one document in `source`.
 pub(super) fn parse(source: &Source) -> Result<Node, Error> {
@@ -133,7 +133,8 @@ impl Grow<'_> {
         let left = self.reader.left.get();
         if size > left {
             let what = "its aliases add up to more than any configuration holds";
-            return Err(self.reader.fail(&self.place, what));
+            // Where it got too much says nothing: the line is that of a value written once.
+            return Err(self.reader.fail(&Place::default(), what));
         }
         self.reader.left.set(left - size);
         Ok(())
@@ -156,6 +157,11 @@ impl<'de> Visitor<'de> for Grow<'_> {
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<Node, E> {
+        self.node(Value::Null)
+    }
+
+    /// A document without a value.
+    fn visit_none<E: serde::de::Error>(self) -> Result<Node, E> {
         self.node(Value::Null)
     }
 
