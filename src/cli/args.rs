@@ -82,6 +82,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
     let mut given: Vec<Given> = Vec::new();
     let (mut help, mut version) = (false, false);
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        let long = matches!(arg, Arg::Long(_));
         let flag = match arg {
             Arg::Long("help") | Arg::Short('h') => {
                 help = true;
@@ -106,7 +107,8 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
         }
         let value = match flag.kind {
             // `-dc file` is two flags: only the long form takes a value.
-            Kind::Switch => parser.optional_value().unwrap_or_else(|| "true".into()),
+            Kind::Switch if long => parser.optional_value().unwrap_or_else(|| "true".into()),
+            Kind::Switch => "true".into(),
             _ => parser
                 .value()
                 .map_err(|_| format!("{} needs a value", flag.long))?,
@@ -156,22 +158,19 @@ const SEE_HELP: &str = "tbot --help lists what there is";
 
 /// The command of exactly these words.
 fn find(words: &[String]) -> Result<&'static Command, String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     if let Some(command) = COMMANDS.iter().find(|command| command.words == words) {
         return Ok(command);
     }
     // The first word that fits no command's beginning is the wrong one.
     let good = (0..words.len())
-        .take_while(|&n| {
-            COMMANDS
-                .iter()
-                .any(|c| c.words.starts_with_strings(&words[..=n]))
-        })
+        .take_while(|&n| COMMANDS.iter().any(|c| c.words.starts_with(&words[..=n])))
         .count();
-    let word = &words[good.min(words.len() - 1)];
+    let word = words[good.min(words.len() - 1)];
     let next = COMMANDS
         .iter()
         .filter(|command| command.words.len() == good + 1)
-        .filter(|command| command.words.starts_with_strings(&words[..good]))
+        .filter(|command| command.words.starts_with(&words[..good]))
         .map(|command| command.words[good]);
     let known: Vec<&str> = next.collect();
     if good == 0
@@ -193,16 +192,6 @@ fn find(words: &[String]) -> Result<&'static Command, String> {
         did_you_mean(word, known.iter().copied()).unwrap_or_default(),
         known.join(", ")
     ))
-}
-
-trait StartsWith {
-    fn starts_with_strings(&self, words: &[String]) -> bool;
-}
-
-impl StartsWith for [&str] {
-    fn starts_with_strings(&self, words: &[String]) -> bool {
-        words.len() <= self.len() && words.iter().zip(self).all(|(a, b)| a == b)
-    }
 }
 
 fn unknown_flag(name: &str) -> String {

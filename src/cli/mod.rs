@@ -1,6 +1,6 @@
 //! The command line: which command is meant, and what goes wrong with it.
 //!
-//! Every flag is defined once, in [`flags`]; parsing, help and the settings come from there.
+//! Every flag is defined once, in `flags`; parsing, help and the settings come from there.
 
 use std::error::Error;
 use std::ffi::OsString;

@@ -41,6 +41,10 @@ pub(super) fn run(args: &[OsString]) -> Result<(), String> {
             args.len()
         ));
     };
+    if socket.is_empty() {
+        // To the system an empty path would be an address without a name.
+        return Err("the path of the multiplexer's socket is empty".into());
+    }
     let request = request(target)?;
     // Before the multiplexer hears of it: there is nobody to give the connection to.
     let not_a_socket = "stdout is no Unix socket to pass the connection over; \
@@ -186,5 +190,31 @@ fn describe(error: Errno) -> String {
     match error {
         Errno::AGAIN | Errno::TIMEDOUT => "no answer in 10s".into(),
         error => std::io::Error::from(error).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_is_one_request_or_refused() {
+        let mut targets = vec![String::new()];
+        for _ in 0..6 {
+            targets = targets
+                .iter()
+                .flat_map(|target| {
+                    ["a", "1", ":", "[", "]", "|", "%"].map(|c| format!("{target}{c}"))
+                })
+                .collect();
+            for target in &targets {
+                if let Ok(request) = request(OsStr::new(target)) {
+                    let (end, rest) = request.split_last().expect("it is not empty");
+                    assert!(*end == 0 && !rest.contains(&0), "{target}");
+                    let text = std::str::from_utf8(rest).expect("it is text");
+                    assert_eq!(text.replace(['[', ']'], ""), target.replace(['[', ']'], ""));
+                }
+            }
+        }
     }
 }

@@ -177,3 +177,186 @@ fn absolute(given: &Given) -> Result<PathBuf, Error> {
         Error::new(what).caused_by(error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::parse;
+    use super::*;
+    use crate::config::{LogFormat, ServiceKind};
+    use std::time::Duration;
+
+    const MUX: &str = "start ssh-multiplexer --destination /nowhere/mux";
+
+    /// The settings of a command line in an environment.
+    fn settings_of(line: &str, env: &[(&str, &str)]) -> Result<Loaded, Error> {
+        let args = line.split(' ').map(OsString::from).collect();
+        let invocation = parse(args).expect("the arguments are right");
+        let multiplexer = line.contains("start ssh-multiplexer");
+        settings(&invocation.given, multiplexer, &|name| {
+            let (_, value) = env.iter().find(|(known, _)| *known == name)?;
+            Some(value.into())
+        })
+    }
+
+    #[track_caller]
+    fn right(line: &str, env: &[(&str, &str)]) -> Loaded {
+        settings_of(line, env).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `-c` and a file whose values differ from every default.
+    fn file() -> (tempfile::TempDir, String) {
+        let room = tempfile::tempdir().expect("a directory");
+        let path = room.path().join("c.yaml");
+        let text = "version: v2\n\
+                    debug: false\n\
+                    log_format: json\n\
+                    diag_addr: 127.0.0.1:3001\n\
+                    credential_ttl: 2h\n\
+                    renewal_interval: 30m\n\
+                    services:\n  \
+                      - type: ssh-multiplexer\n    \
+                        destination: { type: directory, path: /nowhere/file }\n    \
+                        credential_ttl: 90m\n";
+        std::fs::write(&path, text).expect("written");
+        (room, path.to_str().expect("UTF-8").to_owned())
+    }
+
+    #[test]
+    fn a_run_needs_no_file() {
+        let (settings, warnings) = right(MUX, &[]);
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(settings.diag_addr, None);
+        assert_eq!(settings.services.len(), 1);
+        assert_eq!(settings.services[0].name, "ssh-multiplexer-1");
+        let ServiceKind::SshMultiplexer(mux) = &settings.services[0].kind;
+        assert_eq!(mux.destination, Path::new("/nowhere/mux"));
+        assert_eq!(mux.max_connections, 10_000);
+    }
+
+    #[test]
+    fn every_flag_sets_what_it_names() {
+        let (settings, warnings) = right(
+            "-d start ssh-multiplexer --log-format json --diag-addr [::1]:0 --certificate-ttl 2h \
+             --renewal-interval=90m --oneshot --pid-file run/tbot.pid --shutdown-grace 0s \
+             --storage memory: --destination file:///nowhere/a%20b --name mux --cluster-name prod \
+             --proxy-command /bin/x --proxy-command --y --enable-resumption=false \
+             --connect-timeout 1s --max-connections 7 --allowed-uid 0 --allowed-uid 1000",
+            &[],
+        );
+        assert_eq!(warnings, [""; 0]);
+        assert!(settings.debug && settings.oneshot);
+        assert_eq!(settings.log_format, LogFormat::Json);
+        assert_eq!(settings.diag_addr.as_deref(), Some("[::1]:0"));
+        assert_eq!(settings.credential_ttl, Duration::from_secs(7200));
+        assert_eq!(settings.renewal_interval, Duration::from_secs(5400));
+        assert_eq!(settings.shutdown_grace, Duration::ZERO);
+        let here = std::env::current_dir().expect("a working directory");
+        assert_eq!(settings.pid_file, Some(here.join("run/tbot.pid")));
+        let [service] = &settings.services[..] else {
+            panic!("{:?}", settings.services)
+        };
+        let ServiceKind::SshMultiplexer(mux) = &service.kind;
+        assert_eq!(service.name, "mux");
+        assert_eq!(mux.destination, Path::new("/nowhere/a b"));
+        assert_eq!(mux.cluster_name.as_deref(), Some("prod"));
+        assert_eq!(mux.proxy_command, ["/bin/x", "--y"]);
+        assert_eq!(mux.connect_timeout, Duration::from_secs(1));
+        assert_eq!(mux.max_connections, 7);
+        assert_eq!(mux.allowed_uids, [0, 1000]);
+        assert_eq!(mux.credential_ttl, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_variable_and_that_over_the_file() {
+        let (_room, path) = file();
+        let start = format!("start -c {path}");
+        let env = [("TBOT_DIAG_ADDR", "127.0.0.1:3002")];
+        let of = |line: &str, env: &[(&str, &str)]| right(line, env).0.diag_addr;
+        assert_eq!(of(&start, &[]).as_deref(), Some("127.0.0.1:3001"));
+        assert_eq!(of(&start, &env).as_deref(), Some("127.0.0.1:3002"));
+        let flag = format!("{start} --diag-addr 127.0.0.1:3003");
+        assert_eq!(of(&flag, &env).as_deref(), Some("127.0.0.1:3003"));
+        let (settings, _) = right("start", &[("TBOT_CONFIG_PATH", &path)]);
+        assert_eq!(settings.diag_addr.as_deref(), Some("127.0.0.1:3001"));
+    }
+
+    #[test]
+    fn a_value_that_overrides_another_is_a_warning_with_both() {
+        let (_room, path) = file();
+        let (settings, warnings) = right(
+            &format!("start -c {path} --debug --diag-addr 127.0.0.1:3003 --certificate-ttl 120m"),
+            &[
+                ("TBOT_LOG_FORMAT", "text"),
+                ("TBOT_DIAG_ADDR", "127.0.0.1:3002"),
+            ],
+        );
+        assert!(settings.debug);
+        assert_eq!(
+            warnings,
+            [
+                format!("{path}:2: debug: false is overridden by true from --debug"),
+                format!("{path}:3: log_format: json is overridden by text from TBOT_LOG_FORMAT"),
+                format!(
+                    "{path}:4: diag_addr: 127.0.0.1:3001 is overridden by 127.0.0.1:3003 from \
+                     --diag-addr"
+                ),
+                // 120m is what the file's 2h says, too.
+            ]
+        );
+    }
+
+    #[test]
+    fn a_service_of_flags_comes_behind_those_of_the_file() {
+        let (_room, path) = file();
+        let (settings, _) = right(&format!("{MUX} -c {path} --certificate-ttl 3h"), &[]);
+        let names: Vec<&str> = settings.services.iter().map(|s| &*s.name).collect();
+        assert_eq!(names, ["ssh-multiplexer-1", "ssh-multiplexer-2"]);
+        let ttls: Vec<u64> = settings
+            .services
+            .iter()
+            .map(|service| match &service.kind {
+                ServiceKind::SshMultiplexer(mux) => mux.credential_ttl.as_secs() / 60,
+            })
+            .collect();
+        // The file's service has a life of its own, which the run's does not change.
+        assert_eq!(ttls, [90, 180]);
+    }
+
+    #[test]
+    fn an_empty_variable_is_as_good_as_none() {
+        let names = FLAGS.iter().filter_map(|flag| flag.env);
+        let env: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
+        assert_eq!(right(MUX, &env), right(MUX, &[]));
+    }
+
+    #[test]
+    fn a_variable_of_the_original_without_effect_is_a_warning() {
+        let (_, warnings) = right(MUX, &[("TELEPORT_PROXY", "example.com:443")]);
+        assert_eq!(
+            warnings,
+            ["TELEPORT_PROXY: has no effect in this version: targets are dialled directly"]
+        );
+    }
+
+    #[test]
+    fn booleans_are_those_of_go() {
+        for (text, value) in [
+            ("1", Some(true)),
+            ("t", Some(true)),
+            ("TRUE", Some(true)),
+            ("True", Some(true)),
+            ("0", Some(false)),
+            ("F", Some(false)),
+            ("False", Some(false)),
+            ("yes", None),
+            ("on", None),
+            ("tRUE", None),
+            (" 1", None),
+        ] {
+            assert_eq!(parse_bool(OsStr::new(text)), value, "{text}");
+            if let Some(value) = value {
+                assert_eq!(right(MUX, &[("TBOT_DEBUG", text)]).0.debug, value);
+            }
+        }
+    }
+}
