@@ -2,6 +2,11 @@
 //! program that does not run an async runtime.
 
 #[cfg(feature = "cli")]
+pub mod bot;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+#[cfg(feature = "cli")]
 pub mod config;
 pub mod metrics;
 pub mod readyz;

@@ -1,0 +1,76 @@
+//! What Teleport's tbot knows and this one does not: each has a sentence of its own, so that nobody
+//! looks for a typing error in a configuration that was right there.
+
+use super::quoted;
+
+const LATER: &str =
+    "is not in this version of tbot-rs; remove it: without it targets are dialled directly";
+const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; remove it";
+const SYMLINKS: &str = "is not a choice here; remove it: tbot-rs always refuses a symbolic link \
+    that another user owns";
+const ACCESS: &str = "is not in tbot-rs; remove it: the destination is its owner's alone, and \
+    \"allowed_uids\" of the service lets other users connect";
+
+/// Keys of the original's configuration, and why they are an error.
+const KEYS: [(&str, &str); 15] = [
+    ("proxy_server", LATER),
+    ("proxy_templates_path", LATER),
+    ("proxy_templates", LATER),
+    ("clusters", LATER),
+    ("onboarding", LATER),
+    ("auth_server", CLUSTER),
+    ("fips", CLUSTER),
+    ("insecure", CLUSTER),
+    ("relay_server", CLUSTER),
+    ("join_method", CLUSTER),
+    ("token", CLUSTER),
+    (
+        "certificate_ttl",
+        "is named \"credential_ttl\" in version v2",
+    ),
+    ("symlinks", SYMLINKS),
+    ("acls", ACCESS),
+    ("readers", ACCESS),
+];
+
+/// Service types of the original, all of which get what they serve from a cluster.
+const SERVICES: [&str; 21] = [
+    "application",
+    "application-proxy",
+    "application-tunnel",
+    "client-credential",
+    "database",
+    "database-tunnel",
+    "identity",
+    "kubernetes",
+    "kubernetes/argo-cd",
+    "kubernetes/v2",
+    "legacy",
+    "noop",
+    "spiffe-svid",
+    "spiffe-workload-api",
+    "ssh_host",
+    "unstable-client-credential",
+    "workload-identity-api",
+    "workload-identity-aws-roles-anywhere",
+    "workload-identity-aws-ra",
+    "workload-identity-jwt",
+    "workload-identity-x509",
+];
+
+/// Why a key of the original is an error here.
+pub(super) fn key(key: &str) -> Option<&'static str> {
+    let (_, why) = KEYS.iter().find(|(name, _)| *name == key)?;
+    Some(why)
+}
+
+/// Why a service type of the original is an error here.
+pub(crate) fn service(kind: &str) -> Option<String> {
+    SERVICES.contains(&kind).then(|| {
+        format!(
+            "{} needs a Teleport cluster, which tbot-rs does without; remove it \
+             (tbot-rs serves: ssh-multiplexer)",
+            quoted(kind)
+        )
+    })
+}

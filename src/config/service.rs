@@ -1,0 +1,205 @@
+//! The services of a configuration: their types, names, and the ssh-multiplexer's keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::cursor::{Cursor, Map};
+use super::settings::{Service, ServiceKind, SshMultiplexer};
+use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
+
+const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
+
+/// The original's own services; a readiness list that holds both would be ambiguous.
+const RESERVED: [&str; 5] = [
+    "ca-rotation",
+    "crl-cache",
+    "heartbeat",
+    "identity",
+    "spiffe-trust-bundle-cache",
+];
+
+const KEYS: &[&str] = &[
+    "type",
+    "name",
+    "destination",
+    "cluster_name",
+    "proxy_command",
+    "enable_resumption",
+    "connect_timeout",
+    "max_connections",
+    "allowed_uids",
+    "credential_ttl",
+    "renewal_interval",
+];
+
+/// How long a credential lives and how often it is renewed.
+#[derive(Clone, Copy)]
+pub(super) struct Renewal {
+    pub ttl: Duration,
+    pub interval: Duration,
+}
+
+impl Renewal {
+    /// What `map` says, else what `self` says; a credential must outlive its renewal.
+    pub fn read(self, map: &Map) -> Result<Self, Error> {
+        let ttl = map.optional("credential_ttl", Cursor::duration)?;
+        let interval = map.optional("renewal_interval", Cursor::duration)?;
+        let renewal = Self {
+            ttl: ttl.unwrap_or(self.ttl),
+            interval: interval.unwrap_or(self.interval),
+        };
+        if renewal.ttl > renewal.interval {
+            return Ok(renewal);
+        }
+        let ttl = show_duration(renewal.ttl);
+        let interval = show_duration(renewal.interval);
+        Err(
+            match (map.get("renewal_interval"), map.get("credential_ttl")) {
+                (Some(at), _) => at.error(format!(
+                    "{interval} is not shorter than the credential_ttl of {ttl}; \
+                     a credential must be renewed before it ends"
+                )),
+                (None, at) => at.as_ref().unwrap_or(&map.cursor).error(format!(
+                    "{ttl} is not longer than the renewal_interval of {interval}; \
+                     a credential must be renewed before it ends"
+                )),
+            },
+        )
+    }
+}
+
+/// The services at `cursors`, in their order.
+pub(super) fn services(cursors: &[Cursor], renewal: Renewal) -> Result<Vec<Service>, Error> {
+    let mut services: Vec<Service> = Vec::new();
+    for (n, cursor) in cursors.iter().enumerate() {
+        expect_ssh_multiplexer(cursor)?;
+        let map = cursor.map("a mapping with a \"type\"", KEYS)?;
+        // All services are of the one type there is.
+        let name = name(&map, &format!("{SSH_MULTIPLEXER}-{}", n + 1))?;
+        if let Some(other) = services.iter().position(|service| service.name == name) {
+            let other = cursors[other].short_name();
+            let at = map.get("name");
+            let advice = match at {
+                Some(_) => "each service needs its own",
+                None => "it is this one's by default: write a \"name\" of its own",
+            };
+            return Err(at.as_ref().unwrap_or(cursor).error(format!(
+                "the name {} is that of {other}; {advice}",
+                quoted(&name)
+            )));
+        }
+        let multiplexer = ssh_multiplexer(&map, renewal)?;
+        let place = real_path(&multiplexer.destination);
+        for (other, service) in services.iter().enumerate() {
+            let ServiceKind::SshMultiplexer(before) = &service.kind;
+            if real_path(&before.destination) == place {
+                let at = map.get("destination");
+                return Err(at.as_ref().unwrap_or(cursor).error(format!(
+                    "{} is the destination of {}; each service needs its own",
+                    quoted(&place.display().to_string()),
+                    cursors[other].short_name()
+                )));
+            }
+        }
+        services.push(Service {
+            name,
+            kind: ServiceKind::SshMultiplexer(multiplexer),
+        });
+    }
+    Ok(services)
+}
+
+/// Looks at the type before any other key: another type has other keys.
+fn expect_ssh_multiplexer(cursor: &Cursor) -> Result<(), Error> {
+    let map = cursor.map_of_any_keys("a mapping with a \"type\"")?;
+    let at = map.required("type", "type: ssh-multiplexer")?;
+    let kind = at.text()?;
+    if kind == SSH_MULTIPLEXER {
+        return Ok(());
+    }
+    Err(at.error(foreign::service(kind).unwrap_or_else(|| {
+        format!(
+            "unknown service type {}{} (allowed: {SSH_MULTIPLEXER})",
+            quoted(kind),
+            did_you_mean(kind, [SSH_MULTIPLEXER]).unwrap_or_default()
+        )
+    })))
+}
+
+fn name(map: &Map, default: &str) -> Result<String, Error> {
+    let Some(cursor) = map.get("name") else {
+        return Ok(default.to_owned());
+    };
+    let name = cursor.text()?;
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-+".contains(&b);
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err(cursor.error(format!(
+            "{} is no service name; it must be of the characters a-z 0-9 _ - and +",
+            quoted(name)
+        )));
+    }
+    if RESERVED.contains(&name) {
+        return Err(cursor.error(format!(
+            "the name {} is reserved (reserved: {})",
+            quoted(name),
+            RESERVED.join(", ")
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error> {
+    let destination = map.required(
+        "destination",
+        "destination: { type: directory, path: /opt/machine-id }",
+    )?;
+    if let Some(cursor) = map.get("enable_resumption")
+        && cursor.bool()?
+    {
+        cursor.warn("has no effect: resuming sessions needs the Teleport proxy");
+    }
+    let renewal = renewal.read(map)?;
+    Ok(SshMultiplexer {
+        destination: destination::destination(&destination)?,
+        cluster_name: map.optional("cluster_name", address::cluster_name)?,
+        proxy_command: map.optional("proxy_command", words)?.unwrap_or_default(),
+        connect_timeout: map
+            .optional("connect_timeout", Cursor::duration)?
+            .unwrap_or(Duration::from_secs(10)),
+        max_connections: map
+            .optional("max_connections", |at| at.number(1, 1_000_000))?
+            .map_or(10_000, |number| number as usize),
+        allowed_uids: map.optional("allowed_uids", uids)?.unwrap_or_default(),
+        credential_ttl: renewal.ttl,
+        renewal_interval: renewal.interval,
+    })
+}
+
+/// The words of a command, of which the first is the program.
+fn words(cursor: &Cursor) -> Result<Vec<String>, Error> {
+    let items = cursor.list("a list of words such as [/usr/bin/fdpass-teleport]")?;
+    if let Some(program) = items.first()
+        && program.text()?.is_empty()
+    {
+        return Err(program.error("the program of the command is empty"));
+    }
+    items
+        .iter()
+        .map(|item| item.text().map(str::to_owned))
+        .collect()
+}
+
+fn uids(cursor: &Cursor) -> Result<Vec<u32>, Error> {
+    // The highest number, -1, is the system's word for no user.
+    let most = i128::from(u32::MAX - 1);
+    cursor
+        .list("a list of user numbers such as [1000, 1001]")?
+        .iter()
+        .map(|item| item.number(0, most).map(|number| number as u32))
+        .collect()
+}
+
+/// The path without links, as far as it exists, for telling two apart.
+fn real_path(path: &std::path::Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
