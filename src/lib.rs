@@ -3,5 +3,6 @@
 
 #[cfg(feature = "cli")]
 pub mod config;
+pub mod diagnostics;
 pub mod metrics;
 pub mod readyz;
