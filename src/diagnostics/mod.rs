@@ -150,7 +150,11 @@ impl Builder {
     /// Listens on `addr`, as `127.0.0.1:3001` or `localhost:3001`; port 0 takes any free one. On
     /// return the port is open. The error is a sentence that names the address.
     pub fn bind(self, addr: &str) -> io::Result<Diagnostics> {
-        let listener = TcpListener::bind(addr).map_err(|error| cannot_listen(addr, &error))?;
+        let error = |error: io::Error| cannot_listen(addr, &error);
+        let listener = TcpListener::bind(addr).map_err(error)?;
+        // The standard library asks for 128, which a burst fills at once; the probe that comes then
+        // would try again only after a second. The kernel cuts this to `net.core.somaxconn`.
+        rustix::net::listen(&listener, 4096).map_err(|e| error(e.into()))?;
         self.listen(listener)
     }
 
