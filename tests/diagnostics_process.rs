@@ -119,13 +119,14 @@ fn the_end_leaves_no_thread_and_no_descriptor() {
 fn running_out_of_descriptors_is_survived() {
     let _alone = alone();
     tracing::subscriber::set_global_default(Complaints).expect("the only one");
-    let service = Diagnostics::builder()
-        .bind("127.0.0.1:0")
-        .expect("a free port");
-    let SocketAddr::V4(addr) = service.local_addr() else {
-        panic!("bound to IPv4")
-    };
     for left in 0..3 {
+        // A new one each time, so that no descriptor of the last comes free in between.
+        let service = Diagnostics::builder()
+            .bind("127.0.0.1:0")
+            .expect("a free port");
+        let SocketAddr::V4(addr) = service.local_addr() else {
+            panic!("bound to IPv4")
+        };
         let mut kept = Client::of(&service);
         assert_eq!(kept.send(get("/livez")).answer().status, 200);
         // A socket in advance: to connect it takes no descriptor here.

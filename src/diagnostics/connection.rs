@@ -112,10 +112,14 @@ impl Connection {
 
     /// Where it comes among those to close for another one; `None` if that is out of question.
     pub fn expendable(&self) -> Option<(u64, u64)> {
-        let state = self.state.load(Ordering::Relaxed);
-        let (phase, since) = (state & 7, state >> 3);
-        let spared = phase == Phase::Answering as u64 || self.evicted.load(Ordering::Relaxed);
-        (!spared).then_some((phase, since))
+        let (phase, since) = self.state();
+        (phase != Phase::Answering as u64).then_some((phase, since))
+    }
+
+    /// Whether its worker is about to give up. One that had just begun to answer when it was
+    /// evicted ends with that, and does not count until then.
+    pub fn is_leaving(&self) -> bool {
+        self.evicted.load(Ordering::Relaxed) && self.expendable().is_some()
     }
 
     /// Makes its worker give up; the worker closes the socket.
@@ -135,6 +139,11 @@ impl Connection {
 
     pub fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> (u64, u64) {
+        let state = self.state.load(Ordering::Relaxed);
+        (state & 7, state >> 3)
     }
 
     fn enter(&self, phase: Phase, since: Instant) {

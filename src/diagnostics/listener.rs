@@ -227,8 +227,11 @@ impl Service {
 }
 
 impl Pool {
-    /// Ends the connection that is needed least, if there is one.
+    /// Ends the connection that is needed least, unless one is on its way out already.
     fn evict(&self) {
+        if self.live.iter().any(|live| live.is_leaving()) {
+            return;
+        }
         let ranked = self
             .live
             .iter()
