@@ -1,12 +1,13 @@
 //! `/wait` and other long requests, which must not get into the way of `/livez`.
 
 use std::sync::mpsc::channel;
+use std::time::Instant;
 
 use tbot::diagnostics::{Diagnostics, Limits};
 use tbot::readyz::Registry;
 use tiny_http::Response;
 
-use super::client::{Client, ask, get};
+use super::client::{Client, PATIENCE, ask, get};
 
 #[test]
 fn wait_answers_with_the_first_report() {
@@ -97,7 +98,9 @@ fn a_client_that_stops_waiting_frees_its_place() {
     let mut waiting = waiting;
     waiting.send(get("/livez"));
     drop(waiting);
+    let begin = Instant::now();
     while ask(&service, "/place").status == 503 {
+        assert!(begin.elapsed() < PATIENCE, "the place stays taken");
         std::thread::yield_now();
     }
 }
