@@ -8,6 +8,7 @@ pub mod bot;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
+pub mod diagnostics;
 pub mod metrics;
 pub mod readyz;
 #[cfg(feature = "multiplexer")]

@@ -4,10 +4,12 @@
 //! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
 //! Registering fails only where the registry holds a metric of the same name already.
 
+#[cfg(feature = "multiplexer")]
+use prometheus::IntGauge;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, Result,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Result,
 };
 
 /// Adds `tbot_build_info`, a constant 1 whose labels say what is running.

@@ -1,0 +1,215 @@
+//! The diagnostics service: health, readiness and metrics over HTTP, to embed in any program.
+//!
+//! ```
+//! use tbot::{diagnostics::Diagnostics, readyz};
+//!
+//! let services = readyz::Registry::new();
+//! let backup = services.register("backup");
+//! let diagnostics = Diagnostics::builder().readyz(services).bind("127.0.0.1:0")?;
+//! backup.healthy(); // http://…/readyz now answers 200; the service ends when dropped.
+//! # use std::io::{Read, Write};
+//! # let mut client = std::net::TcpStream::connect(diagnostics.local_addr())?;
+//! # client.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+//! # let mut answer = String::new();
+//! # client.read_to_string(&mut answer)?;
+//! # assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
+//! # Ok::<_, std::io::Error>(())
+//! ```
+//!
+//! | Path | Answer |
+//! |---|---|
+//! | `/livez` | 200 while the program runs |
+//! | `/readyz`, `/readyz/{service}` | 200 if healthy, else 503; JSON |
+//! | `/wait`, `/wait/{service}` | the same, once the first report is in |
+//! | `/metrics` | metrics in Prometheus' text format |
+//! | `/` | this list |
+//!
+//! Blocking threads, no async runtime: one accepts, and each live connection has a worker to itself.
+//! Everything a client can make grow is bounded and everything that can hang has a deadline, see
+//! [`Limits`]; [`Routes::respond`] gives the same answers to a program that runs a `tiny_http`
+//! server of its own.
+
+mod connection;
+mod listener;
+mod request;
+mod response;
+mod routes;
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tiny_http::ResponseBox;
+
+pub use connection::Client;
+pub use request::Request;
+pub use routes::Routes;
+
+use listener::Service;
+use routes::Handler;
+
+/// What clients may use up. The defaults suit a probe every second and a few scrapers.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections served at once; one more closes the one that is needed least: idle, else the
+    /// longest at reading its head, else the longest stuck at its end or its answer. Default 64.
+    pub max_connections: usize,
+    /// Long requests at once, such as `/wait`; one more is answered with 503. They come on top of
+    /// `max_connections`, and each takes a thread. Default 16.
+    pub max_waiting: usize,
+    /// Bytes of a request's head. Default 8192.
+    pub head_bytes: usize,
+    /// Time for a whole head, from its first byte or from the connection's start. Default 3 s.
+    pub head: Duration,
+    /// Time from an answer to the next request on the same connection. Default 10 s.
+    pub idle: Duration,
+    /// Time for a whole response to be taken by the client. Default 5 s.
+    pub write: Duration,
+    /// Time for a refused client to read why and close, before the connection is cut. Default 1 s.
+    pub linger: Duration,
+    /// Time for what is being answered when the service is shut down. Default 1 s.
+    pub shutdown: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 64,
+            max_waiting: 16,
+            head_bytes: 8 * 1024,
+            head: Duration::from_secs(3),
+            idle: Duration::from_secs(10),
+            write: Duration::from_secs(5),
+            linger: Duration::from_secs(1),
+            shutdown: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What is to be served, and where.
+#[derive(Debug, Default)]
+#[must_use = "nothing is served before bind or listen"]
+pub struct Builder {
+    routes: Routes,
+    limits: Limits,
+}
+
+impl Builder {
+    /// The services behind `/readyz` and `/wait`; without it there are none.
+    pub fn readyz(mut self, registry: crate::readyz::Registry) -> Self {
+        self.routes.readyz = registry;
+        self
+    }
+
+    /// The metrics behind `/metrics`; without it there are none.
+    pub fn metrics(mut self, registry: prometheus::Registry) -> Self {
+        self.routes.metrics = registry;
+        self
+    }
+
+    /// Limits other than the default ones.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Serves one more path. The service's own paths cannot be replaced; of two routes for one path
+    /// the first wins. A body is held in memory as a whole before it is sent. A panic is answered
+    /// with 500. What may take longer than some milliseconds belongs in a
+    /// [`long_route`](Self::long_route).
+    pub fn route<F>(mut self, path: &str, handler: F) -> Self
+    where
+        F: Fn(&Request<'_>) -> ResponseBox + Send + Sync + 'static,
+    {
+        self.routes
+            .extra
+            .push((path.into(), Handler::Quick(Arc::new(handler))));
+        self
+    }
+
+    /// Serves one more path whose answer takes seconds. It counts towards
+    /// [`max_waiting`](Limits::max_waiting), closes its connection at the end, and ends early when
+    /// [`Client::is_there`] says no.
+    pub fn long_route<F>(mut self, path: &str, handler: F) -> Self
+    where
+        F: Fn(&Request<'_>, &Client<'_>) -> ResponseBox + Send + Sync + 'static,
+    {
+        self.routes
+            .extra
+            .push((path.into(), Handler::Long(Arc::new(handler))));
+        self
+    }
+
+    /// The endpoints without a listener.
+    #[must_use]
+    pub fn routes(self) -> Routes {
+        self.routes
+    }
+
+    /// Listens on `addr`, as `127.0.0.1:3001` or `localhost:3001`; port 0 takes any free one. On
+    /// return the port is open. The error is a sentence that names the address.
+    pub fn bind(self, addr: &str) -> io::Result<Diagnostics> {
+        let error = |error: io::Error| cannot_listen(addr, &error);
+        let listener = TcpListener::bind(addr).map_err(error)?;
+        // The standard library asks for 128, which a burst fills at once; the probe that comes then
+        // would try again only after a second. The kernel cuts this to `net.core.somaxconn`.
+        rustix::net::listen(&listener, 4096).map_err(|e| error(e.into()))?;
+        self.listen(listener)
+    }
+
+    /// Serves the connections of a listener that is open already, as one that was inherited. It is
+    /// shut down with the service, in its other copies too.
+    pub fn listen(self, listener: TcpListener) -> io::Result<Diagnostics> {
+        let addr = listener.local_addr()?;
+        let service = Service::start(listener, self.routes, self.limits)
+            .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
+        if !addr.ip().is_loopback() {
+            tracing::warn!(
+                "diagnostics on {addr} can be read by other machines, without a password"
+            );
+        }
+        Ok(Diagnostics { addr, service })
+    }
+}
+
+/// A running diagnostics service; dropping it is [`shutdown`](Self::shutdown).
+#[derive(Debug)]
+#[must_use = "the service ends when this is dropped"]
+pub struct Diagnostics {
+    addr: SocketAddr,
+    service: listener::Running,
+}
+
+impl Diagnostics {
+    /// What to serve is said first, where to listen last.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The address that is listened on, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops accepting, lets what is being answered end within [`Limits::shutdown`], cuts the
+    /// rest, and returns when every thread of the service has ended. A route that has not returned
+    /// by then is waited for.
+    pub fn shutdown(self) {
+        drop(self.service);
+    }
+}
+
+/// An error to listen as a sentence for an operator.
+fn cannot_listen(addr: &str, error: &io::Error) -> io::Error {
+    let why = match error.kind() {
+        ErrorKind::AddrInUse => "address in use (is another tbot running?)".into(),
+        ErrorKind::AddrNotAvailable => "no interface of this machine has this address".into(),
+        ErrorKind::PermissionDenied => {
+            "permission denied (ports below 1024 need privileges)".into()
+        }
+        ErrorKind::InvalidInput => format!("{error} (expected HOST:PORT, as in 127.0.0.1:3001)"),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {addr}: {why}"))
+}

@@ -1,0 +1,229 @@
+//! What is served: the one table from path to response.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use tiny_http::ResponseBox;
+
+use super::connection::Client;
+use super::request::{Refused, Request};
+use super::response::{complete, header, json, response, text};
+use crate::readyz::{self, Status};
+
+/// The paths of the table below, for people: `/` and 404 list them.
+const ENDPOINTS: [(&str, &str); 6] = [
+    ("/livez", "200 while the program runs"),
+    ("/readyz", "200 if every service is healthy, else 503"),
+    ("/readyz/{service}", "the same for one service"),
+    (
+        "/wait",
+        "as /readyz, answered once every service has reported",
+    ),
+    ("/wait/{service}", "the same for one service"),
+    ("/metrics", "metrics for Prometheus"),
+];
+
+/// How often a waiting request looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The endpoints of the diagnostics service, without a listener: see
+/// [`respond`](Routes::respond). Clones share everything.
+#[derive(Clone, Default)]
+pub struct Routes {
+    pub(super) readyz: readyz::Registry,
+    pub(super) metrics: prometheus::Registry,
+    pub(super) extra: Vec<(Arc<str>, Handler)>,
+}
+
+#[derive(Clone)]
+pub(super) enum Handler {
+    Quick(Arc<Quick>),
+    Long(Arc<Long>),
+}
+
+type Quick = dyn Fn(&Request<'_>) -> ResponseBox + Send + Sync;
+type Long = dyn Fn(&Request<'_>, &Client<'_>) -> ResponseBox + Send + Sync;
+
+/// What a route says to a request.
+pub(super) enum Answer<'a> {
+    /// The answer.
+    Ready(ResponseBox),
+    /// It takes long: seconds of work or of waiting, bounded in number.
+    Long(Box<dyn FnOnce(&Client<'_>) -> ResponseBox + 'a>),
+}
+
+impl Routes {
+    /// Answers for a program that runs a `tiny_http` server of its own. `url` is the request's
+    /// target, with its query. What would take long (`/wait`) is not waited for here: it says how
+    /// things are now, with 503 for "not yet".
+    ///
+    /// ```no_run
+    /// # let routes = tbot::diagnostics::Diagnostics::builder().routes();
+    /// # let server = tiny_http::Server::http("127.0.0.1:3001").unwrap();
+    /// for request in server.incoming_requests() {
+    ///     let answer = routes.respond(request.method().as_str(), request.url());
+    ///     request.respond(answer).ok();
+    /// }
+    /// ```
+    pub fn respond(&self, method: &str, url: &str) -> ResponseBox {
+        match Request::new(method, url) {
+            Ok(request) => match self.answer(&request) {
+                Answer::Ready(response) => response,
+                Answer::Long(run) => complete(run(&Client::gone())),
+            },
+            Err(refused) => refusal(&refused),
+        }
+    }
+
+    /// The table.
+    pub(super) fn answer<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a> {
+        let path = request.path();
+        let response = match path {
+            "/" => self.index(request),
+            "/livez" => text(200, "OK"),
+            "/readyz" => self.readyz(None),
+            "/metrics" => self.metrics(),
+            "/wait" => return self.wait(None),
+            _ => match path
+                .match_indices('/')
+                .nth(1)
+                .map(|(at, _)| path.split_at(at + 1))
+            {
+                Some(("/readyz/", service)) if !service.is_empty() => self.readyz(Some(service)),
+                Some(("/wait/", service)) if !service.is_empty() => {
+                    return self.wait(Some(service));
+                }
+                _ => match self.extra.iter().find(|(known, _)| **known == *path) {
+                    Some((_, Handler::Quick(handler))) => handler(request),
+                    Some((_, Handler::Long(handler))) => {
+                        return Answer::Long(Box::new(move |client| handler(request, client)));
+                    }
+                    None => self.not_found(),
+                },
+            },
+        };
+        Answer::Ready(complete(response))
+    }
+
+    fn readyz(&self, service: Option<&str>) -> ResponseBox {
+        let code = |status| if status == Status::Healthy { 200 } else { 503 };
+        let Some(name) = service else {
+            let overall = self.readyz.overall();
+            return json(code(overall.status), &overall);
+        };
+        match self.readyz.service(name) {
+            Some(service) => json(code(service.status), &service),
+            None => {
+                let error = format!("Service named \"{name}\" not found.");
+                json(404, &serde_json::json!({ "error": error }))
+            }
+        }
+    }
+
+    fn wait<'a>(&'a self, service: Option<&'a str>) -> Answer<'a> {
+        if self.readyz.wait(service, Duration::ZERO) {
+            return Answer::Ready(complete(self.readyz(service)));
+        }
+        Answer::Long(Box::new(move |client| {
+            while client.is_there() {
+                if self.readyz.wait(service, LOOK) {
+                    return self.readyz(service);
+                }
+            }
+            text(
+                503,
+                "not every service waited for has reported, and this program will not wait longer\n",
+            )
+        }))
+    }
+
+    fn metrics(&self) -> ResponseBox {
+        match TextEncoder::new().encode_to_string(&self.metrics.gather()) {
+            Ok(metrics) => response(
+                200,
+                "text/plain; version=0.0.4; charset=utf-8",
+                metrics.into_bytes(),
+            ),
+            Err(error) => text(500, format!("cannot encode the metrics: {error}\n")),
+        }
+    }
+
+    fn index(&self, request: &Request<'_>) -> ResponseBox {
+        let html = request
+            .header("accept")
+            .is_some_and(|accept| accept.contains("text/html"));
+        if !html {
+            return text(200, self.list());
+        }
+        let mut items = String::new();
+        for (path, about) in self.endpoints() {
+            let path = escape(path);
+            // A path with a place to fill in leads nowhere.
+            let (open, close) = match path.contains('{') {
+                true => (String::new(), ""),
+                false => (format!("<a href=\"{path}\">"), "</a>"),
+            };
+            let _ = writeln!(items, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
+        }
+        let page = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>Diagnostics</title>\n<style>\n:root {{ color-scheme: light dark }}\n\
+             body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}\n\
+             dd {{ margin: 0 0 .75rem }}\n</style>\n<h1>Diagnostics</h1>\n<dl>\n{items}</dl>\n</html>\n"
+        );
+        response(200, "text/html; charset=utf-8", page.into_bytes()).with_header(header(
+            "Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'",
+        ))
+    }
+
+    fn not_found(&self) -> ResponseBox {
+        text(
+            404,
+            format!(
+                "Nothing is served here. The README describes what is:\n\n{}",
+                self.list()
+            ),
+        )
+    }
+
+    fn list(&self) -> String {
+        self.endpoints()
+            .fold(String::new(), |mut list, (path, about)| {
+                let _ = writeln!(list, "{}", format!("{path:<20}{about}").trim_end());
+                list
+            })
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
+        ENDPOINTS
+            .into_iter()
+            .chain(self.extra.iter().map(|(path, _)| (&**path, "")))
+    }
+}
+
+/// The answer to a request that is not answered as asked.
+pub(super) fn refusal(refused: &Refused) -> ResponseBox {
+    let response = complete(text(refused.status, format!("{}\n", refused.reason)));
+    match refused.status {
+        405 => response.with_header(header("Allow", "GET, HEAD")),
+        _ => response,
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('"', "&quot;")
+}
+
+impl std::fmt::Debug for Routes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Routes")
+            .field("readyz", &self.readyz)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,10 @@
+//! The diagnostics service as its clients see it, over raw sockets.
+
+#![allow(missing_docs, reason = "these are tests")]
+
+mod abuse;
+mod client;
+mod endpoints;
+mod lifetime;
+mod long;
+mod requests;
