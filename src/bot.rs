@@ -1,24 +1,321 @@
-//! Placeholder until the services are here: says what it was told, and ends.
+//! One run of `tbot start`: from settings to services, and to an orderly stop.
 
-use crate::config::Settings;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
-/// Why a run failed.
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::config::{self, ServiceKind, Settings};
+use crate::diagnostics::Diagnostics;
+use crate::logging;
+use crate::metrics::{self, MultiplexerMetrics, TaskMetricsFamily};
+use crate::multiplexer::{self, Multiplexer};
+use crate::readyz;
+use crate::task::Task;
+
+/// Why a run did not start.
 #[derive(Debug)]
-pub struct Error;
+#[non_exhaustive]
+pub enum Error {
+    /// A multiplexer did not: the service's name and why.
+    Multiplexer(String, multiplexer::Error),
+    /// The address for diagnostics cannot be used.
+    Diagnostics(io::Error),
+    /// The system refused something: what was attempted.
+    System(String, Box<dyn std::error::Error + Send + Sync>),
+}
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("cannot run")
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Multiplexer(name, error) => write!(f, "ssh-multiplexer {name:?}: {error}"),
+            Self::Diagnostics(error) => error.fmt(f),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
     }
 }
 
-impl std::error::Error for Error {}
-
-/// Runs the services of `settings`.
-pub fn run(settings: Settings, warnings: Vec<String>) -> Result<(), Error> {
-    let _ = settings;
-    for warning in warnings {
-        eprintln!("WARN {warning}");
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Multiplexer(_, error) => Some(error),
+            Self::Diagnostics(error) => error.source(),
+            Self::System(_, error) => Some(&**error),
+        }
     }
+}
+
+fn system<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &str,
+) -> impl FnOnce(E) -> Error {
+    let what = what.to_owned();
+    move |error| Error::System(what, error.into())
+}
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    Idle,
+}
+
+/// A multiplexer that serves, and the task that keeps its files.
+struct Service {
+    name: String,
+    multiplexer: Arc<Multiplexer>,
+    artifacts: Option<Task>,
+    reporter: readyz::Reporter,
+}
+
+/// Runs the services of `settings` until SIGTERM or SIGINT; `warnings` go to the log first.
+///
+/// Everything that can be refused (an address, a directory) is taken before the first client is
+/// served; an error means that nothing runs.
+pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
+    let _log =
+        logging::start(settings.log_format, settings.debug).map_err(system("start the log"))?;
+    warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    if settings.oneshot {
+        tracing::info!(
+            "the ssh-multiplexer does not run in one-shot mode, and there is nothing else to do"
+        );
+        return Ok(());
+    }
+    let (events_sender, events) = channel();
+    let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
+
+    let registry = prometheus::Registry::new();
+    let registered = metrics::register_build_info(&registry).and_then(|()| {
+        Ok((
+            MultiplexerMetrics::register(&registry)?,
+            TaskMetricsFamily::register(&registry)?,
+        ))
+    });
+    let (multiplexer_metrics, tasks) = registered.map_err(system("register metrics"))?;
+
+    let statuses = readyz::Registry::new();
+    let reporters: Vec<_> = settings
+        .services
+        .iter()
+        .map(|service| statuses.register(service.name.as_str()))
+        .collect();
+    let diagnostics = settings
+        .diag_addr
+        .as_ref()
+        .map(|address| {
+            Diagnostics::builder()
+                .readyz(statuses)
+                .metrics(registry)
+                .bind(address)
+        })
+        .transpose()
+        .map_err(Error::Diagnostics)?;
+
+    let mut services = Vec::new();
+    for (service, reporter) in settings.services.iter().zip(reporters) {
+        services.push(start(service, reporter, &multiplexer_metrics, &tasks)?);
+    }
+    let pid_file = settings
+        .pid_file
+        .as_deref()
+        .map(PidFile::write)
+        .transpose()?;
+    if let Some(diagnostics) = &diagnostics {
+        tracing::info!(
+            "diagnostics are served at http://{}/",
+            diagnostics.local_addr()
+        );
+    }
+    for Service {
+        name, multiplexer, ..
+    } in &services
+    {
+        tracing::info!(
+            "ssh-multiplexer {name:?} is ready at {}",
+            multiplexer.socket_path().display()
+        );
+    }
+
+    serve(&events, &services);
+    stop(
+        &events,
+        events_sender,
+        &mut services,
+        settings.shutdown_grace,
+    );
+    drop((services, diagnostics, pid_file));
+    drop(signals);
+    tracing::info!("stopped");
     Ok(())
+}
+
+fn start(
+    service: &config::Service,
+    reporter: readyz::Reporter,
+    metrics: &MultiplexerMetrics,
+    tasks: &TaskMetricsFamily,
+) -> Result<Service, Error> {
+    let ServiceKind::SshMultiplexer(settings) = &service.kind;
+    let mut proxy_command = settings.proxy_command.clone();
+    if proxy_command.is_empty() {
+        let program = std::env::current_exe().map_err(system("find this program's own path"))?;
+        let program = program.into_os_string().into_string();
+        let program = program
+            .map_err(|_| system("name this program in ssh_config")("its path is not UTF-8"))?;
+        proxy_command = vec![program, multiplexer::PROXY_COMMAND.to_owned()];
+    }
+    let mut options = multiplexer::Options::new(&settings.destination, proxy_command);
+    options.cluster_name.clone_from(&settings.cluster_name);
+    options.connect_timeout = settings.connect_timeout;
+    options.max_connections = settings.max_connections;
+    options.allowed_uids.clone_from(&settings.allowed_uids);
+    let multiplexer = Multiplexer::start(&options, metrics);
+    let multiplexer =
+        multiplexer.map_err(|error| Error::Multiplexer(service.name.clone(), error))?;
+    let multiplexer = Arc::new(multiplexer);
+    let artifacts = {
+        let (multiplexer, metrics) = (multiplexer.clone(), tasks.task(&service.name, "artifacts"));
+        let work = move || multiplexer.write_artifacts();
+        Task::start(
+            "mux-artifacts",
+            settings.renewal_interval,
+            metrics,
+            reporter.clone(),
+            work,
+        )
+    };
+    let artifacts = artifacts.map_err(system("start a thread"))?;
+    Ok(Service {
+        name: service.name.clone(),
+        artifacts: Some(artifacts),
+        multiplexer,
+        reporter,
+    })
+}
+
+/// Answers signals until one says to stop.
+fn serve(events: &Receiver<Event>, services: &[Service]) {
+    for event in events {
+        match event {
+            Event::Signal(SIGHUP | SIGUSR1) => {
+                tracing::info!("renewing everything, as a signal asked for");
+                services
+                    .iter()
+                    .filter_map(|service| service.artifacts.as_ref())
+                    .for_each(Task::run_now);
+            }
+            Event::Signal(_) => return,
+            Event::Idle => {}
+        }
+    }
+}
+
+/// Lets connections end for `grace`, or until the next signal to stop; then closes them.
+fn stop(
+    events: &Receiver<Event>,
+    events_sender: Sender<Event>,
+    services: &mut [Service],
+    grace: Duration,
+) {
+    let mut open = 0;
+    for service in &mut *services {
+        // It would report on its own.
+        service.artifacts = None;
+        service.reporter.unhealthy("tbot is stopping");
+        service.multiplexer.stop_accepting();
+        open += service.multiplexer.in_flight();
+    }
+    let services = &*services;
+    let shown = config::show_duration(grace);
+    tracing::info!(
+        "stopping with {open} connections open (they have {shown} to end; a second signal ends them at once)"
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let deadline = Instant::now() + grace;
+            for service in services {
+                service
+                    .multiplexer
+                    .wait_until_idle(deadline.saturating_duration_since(Instant::now()));
+            }
+            let _ = events_sender.send(Event::Idle);
+        });
+        while let Ok(Event::Signal(SIGHUP | SIGUSR1)) = events.recv() {}
+        let left: usize = services
+            .iter()
+            .map(|service| service.multiplexer.in_flight())
+            .sum();
+        if left > 0 {
+            tracing::warn!("closing {left} connections that are still open");
+        }
+        services
+            .iter()
+            .for_each(|service| service.multiplexer.close_all());
+    });
+}
+
+/// Turns signals into events, on a thread that ends when this is dropped.
+struct WatchedSignals {
+    handle: signal_hook::iterator::Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+fn watch_signals(events: Sender<Event>) -> io::Result<WatchedSignals> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let handle = signals.handle();
+    let thread = std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 * 1024)
+        .spawn(move || {
+            for signal in &mut signals {
+                if events.send(Event::Signal(signal)).is_err() {
+                    break;
+                }
+            }
+        })?;
+    Ok(WatchedSignals {
+        handle,
+        thread: Some(thread),
+    })
+}
+
+impl Drop for WatchedSignals {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The process id in a file, for as long as this lives.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Written whole: a reader never finds half a number.
+    fn write(path: &Path) -> Result<Self, Error> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        std::fs::write(&temporary, format!("{}\n", std::process::id()))
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(system(&format!("write the pid file {}", path.display())))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Another's by now, if it does not hold our number.
+        let ours = std::fs::read_to_string(&self.0)
+            .is_ok_and(|text| text.trim() == std::process::id().to_string());
+        if ours {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
-    // A commit moves one of these; both are absent in a source archive.
-    for file in [".git/HEAD", ".git/logs/HEAD"] {
+    // A commit moves one of these; all are absent in a source archive.
+    for file in [".git/HEAD", ".git/refs/heads", ".git/packed-refs"] {
         if std::path::Path::new(file).exists() {
             println!("cargo::rerun-if-changed={file}");
         }

@@ -1,5 +1,5 @@
 //! An SSH multiplexer that shows its own health, and the diagnostics service to embed in any
-//! program that does not run an async runtime.
+//! program that does not run an async runtime: see [`diagnostics`].
 
 #[cfg(feature = "cli")]
 pub mod bot;
@@ -9,9 +9,12 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod diagnostics;
+#[cfg(feature = "cli")]
+mod logging;
 pub mod metrics;
-pub mod readyz;
 #[cfg(feature = "multiplexer")]
 pub mod multiplexer;
+pub mod readyz;
 #[cfg(feature = "multiplexer")]
 mod sys;
+pub mod task;

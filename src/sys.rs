@@ -10,7 +10,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Not by `rustix`: its type for the answer has a process id that is never 0, and the kernel's is 0
 /// for a peer in another pid namespace, such as a container that mounts the socket.
 pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the pointers are to a live `ucred` and its length, which the kernel does not exceed.
     let result = unsafe {
@@ -22,5 +26,9 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut len,
         )
     };
-    if result == 0 { Ok(credentials.uid) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(credentials.uid)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

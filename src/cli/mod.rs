@@ -49,7 +49,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             let (settings, warnings) = start::settings(&given, ssh_multiplexer, &env)
                 .map_err(|error| Failure::new(error, debug))?;
             let debug = settings.debug;
-            crate::bot::run(settings, warnings).map_err(|error| Failure::new(error, debug))
+            crate::bot::run(&settings, &warnings).map_err(|error| Failure::new(error, debug))
         }
     }
 }

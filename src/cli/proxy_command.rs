@@ -22,7 +22,7 @@ use rustix::net::{
 use crate::config::quoted;
 
 /// The command's name.
-pub(super) const NAME: &str = "ssh-multiplexer-proxy-command";
+pub(super) use crate::multiplexer::PROXY_COMMAND as NAME;
 
 /// The whole way may take this long: the multiplexer is on this machine.
 const DEADLINE: Duration = Duration::from_secs(10);

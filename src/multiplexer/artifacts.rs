@@ -25,7 +25,11 @@ impl Artifacts {
             None => ("*".to_owned(), "%h:%p".to_owned()),
         };
         let socket = self.destination.join("v1.sock");
-        let mut command: Vec<String> = self.proxy_command.iter().map(|word| shell_word(word)).collect();
+        let mut command: Vec<String> = self
+            .proxy_command
+            .iter()
+            .map(|word| shell_word(word))
+            .collect();
         command.push(shell_word(&socket.to_string_lossy()));
         // The target's tokens are for ssh to expand.
         command.push(format!("'{target}'"));
@@ -59,7 +63,10 @@ mod tests {
         Artifacts {
             destination: destination.into(),
             cluster: cluster.map(Into::into),
-            proxy_command: vec!["/usr/bin/tbot".into(), "ssh-multiplexer-proxy-command".into()],
+            proxy_command: vec![
+                "/usr/bin/tbot".into(),
+                "ssh-multiplexer-proxy-command".into(),
+            ],
         }
     }
 
@@ -76,7 +83,10 @@ mod tests {
     #[test]
     fn a_named_cluster_takes_its_own_hosts() {
         let text = artifacts("/opt/id", Some("prod")).ssh_config();
-        assert!(text.contains("\nHost *.prod\n") && text.contains(" '%h:%p|prod'\n"), "{text}");
+        assert!(
+            text.contains("\nHost *.prod\n") && text.contains(" '%h:%p|prod'\n"),
+            "{text}"
+        );
     }
 
     #[test]

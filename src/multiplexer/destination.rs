@@ -12,11 +12,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, fstat, fsync, ftruncate, mkdirat, open,
-    openat, readlinkat, renameat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, fstat, fsync, ftruncate,
+    mkdirat, open, openat, readlinkat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 
 use super::Error;
 
@@ -46,23 +48,42 @@ impl Destination {
     /// Refused: a symbolic link owned by someone who is neither this user nor root, a directory of
     /// another user or writable by others, and one that another tbot serves from.
     pub fn open(path: &Path, shared: bool) -> Result<Self, Error> {
-        let fail = |problem: String| Error::Destination { path: path.to_owned(), problem };
+        let fail = |problem: String| Error::Destination {
+            path: path.to_owned(),
+            problem,
+        };
         let directory = walk(path).map_err(fail)?;
-        let stat = fstat(&directory).map_err(|error| fail(format!("cannot be examined: {error}")))?;
+        let stat =
+            fstat(&directory).map_err(|error| fail(format!("cannot be examined: {error}")))?;
         let uid = rustix::process::geteuid().as_raw();
         if stat.st_uid != uid {
-            return Err(fail(format!("belongs to user {}, and this is user {uid}", stat.st_uid)));
+            return Err(fail(format!(
+                "belongs to user {}, and this is user {uid}",
+                stat.st_uid
+            )));
         }
         if stat.st_mode & 0o022 != 0 {
             let mode = stat.st_mode & 0o7777;
-            return Err(fail(format!("can be written by others (mode {mode:04o}): chmod go-w it, or name another")));
+            return Err(fail(format!(
+                "can be written by others (mode {mode:04o}): chmod go-w it, or name another"
+            )));
         }
         let lock = lock(&directory).map_err(|problem| match problem {
-            LockProblem::Held(pid) => Error::InUse { path: path.to_owned(), pid },
+            LockProblem::Held(pid) => Error::InUse {
+                path: path.to_owned(),
+                pid,
+            },
             LockProblem::Failed(error) => fail(format!("cannot be locked: {error}")),
         })?;
-        let destination = Self { path: path.to_owned(), directory, shared, _lock: lock };
-        destination.narrow(&stat).map_err(|error| fail(format!("cannot be closed to others: {error}")))?;
+        let destination = Self {
+            path: path.to_owned(),
+            directory,
+            shared,
+            _lock: lock,
+        };
+        destination
+            .narrow(&stat)
+            .map_err(|error| fail(format!("cannot be closed to others: {error}")))?;
         Ok(destination)
     }
 
@@ -84,7 +105,9 @@ impl Destination {
             let known = name == "." || name == ".." || OURS.iter().any(|ours| name == *ours);
             if !known {
                 let (path, mode) = (self.path.display(), stat.st_mode & 0o777);
-                tracing::warn!("{path} keeps its mode {mode:04o}, as there are files of others in it, such as {name:?}");
+                tracing::warn!(
+                    "{path} keeps its mode {mode:04o}, as there are files of others in it, such as {name:?}"
+                );
                 return Ok(());
             }
         }
@@ -100,16 +123,19 @@ impl Destination {
         let temporary = format!(".{name}.tmp");
         // Of a tbot that was killed; the lock keeps others out.
         let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let written = openat(&self.directory, &temporary, flags, mode).map_err(io::Error::from).and_then(|file| {
-            // Not what the umask made of it.
-            fchmod(&file, mode)?;
-            let mut file = std::fs::File::from(file);
-            file.write_all(content)?;
-            file.sync_all()?;
-            renameat(&self.directory, &temporary, &self.directory, name)?;
-            Ok(fsync(&self.directory)?)
-        });
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let written = openat(&self.directory, &temporary, flags, mode)
+            .map_err(io::Error::from)
+            .and_then(|file| {
+                // Not what the umask made of it.
+                fchmod(&file, mode)?;
+                let mut file = std::fs::File::from(file);
+                file.write_all(content)?;
+                file.sync_all()?;
+                renameat(&self.directory, &temporary, &self.directory, name)?;
+                Ok(fsync(&self.directory)?)
+            });
         if written.is_err() {
             let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
         }
@@ -118,7 +144,9 @@ impl Destination {
 
     fn holds(&self, name: &str, content: &[u8], mode: Mode) -> bool {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(&self.directory, name, flags, Mode::empty()) else { return false };
+        let Ok(file) = openat(&self.directory, name, flags, Mode::empty()) else {
+            return false;
+        };
         let as_expected = fstat(&file).is_ok_and(|stat| {
             FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
                 && stat.st_size as u64 == content.len() as u64
@@ -127,7 +155,11 @@ impl Destination {
         let mut held = Vec::with_capacity(content.len());
         let limit = content.len() as u64 + 1;
         as_expected
-            && io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), limit), &mut held).is_ok()
+            && io::Read::read_to_end(
+                &mut io::Read::take(std::fs::File::from(file), limit),
+                &mut held,
+            )
+            .is_ok()
             && held == content
     }
 
@@ -157,7 +189,11 @@ impl Destination {
         // Ready before it has its name, so nobody meets it half-made.
         renameat(&self.directory, &temporary, &self.directory, name)?;
         let stat = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Socket { socket, name: name.to_owned(), inode: stat.st_ino })
+        Ok(Socket {
+            socket,
+            name: name.to_owned(),
+            inode: stat.st_ino,
+        })
     }
 
     /// Whether clients that go by the path find `socket` there.
@@ -192,7 +228,8 @@ impl AsFd for Socket {
 fn walk(path: &Path) -> Result<OwnedFd, String> {
     let uid = rustix::process::geteuid().as_raw();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at = open("/", flags | OFlags::DIRECTORY, Mode::empty()).map_err(|error| error.to_string())?;
+    let mut at =
+        open("/", flags | OFlags::DIRECTORY, Mode::empty()).map_err(|error| error.to_string())?;
     let mut links = 0;
     let mut so_far = PathBuf::from("/");
     let mut ahead: VecDeque<OsString> = components(path);
@@ -239,13 +276,23 @@ fn walk(path: &Path) -> Result<OwnedFd, String> {
         }
     }
     // What was opened for its place only (O_PATH) cannot be read or locked.
-    openat(&at, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| io::Error::from(error).to_string())
+    openat(
+        &at,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| io::Error::from(error).to_string())
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
-        .filter(|component| !matches!(component, Component::RootDir | Component::CurDir | Component::Prefix(_)))
+        .filter(|component| {
+            !matches!(
+                component,
+                Component::RootDir | Component::CurDir | Component::Prefix(_)
+            )
+        })
         .map(|component| component.as_os_str().to_owned())
         .collect()
 }

@@ -29,6 +29,9 @@ use self::setup::{Handle, Setup, Stop};
 use self::upstream::Failure;
 use crate::metrics::{MultiplexerMetrics, Refusal};
 
+/// The command by which `tbot` is ssh's ProxyCommand.
+pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
+
 /// What a multiplexer serves, and its limits.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -96,9 +99,15 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Destination { path, problem } => write!(f, "destination {}: {problem}", path.display()),
+            Self::Destination { path, problem } => {
+                write!(f, "destination {}: {problem}", path.display())
+            }
             Self::InUse { path, pid } if pid.is_empty() => {
-                write!(f, "destination {}: another tbot has just started to serve from it", path.display())
+                write!(
+                    f,
+                    "destination {}: another tbot has just started to serve from it",
+                    path.display()
+                )
             }
             Self::InUse { path, pid } => write!(
                 f,
@@ -139,13 +148,26 @@ impl Multiplexer {
     /// The files for clients are written by [`Self::write_artifacts`].
     pub fn start(options: &Options, metrics: &MultiplexerMetrics) -> Result<Self, Error> {
         let path = &options.destination;
-        let unfit = |problem: &str| Error::Destination { path: path.clone(), problem: problem.into() };
-        let Some(text) = path.to_str() else { return Err(unfit("its name is not UTF-8")) };
+        let unfit = |problem: &str| Error::Destination {
+            path: path.clone(),
+            problem: problem.into(),
+        };
+        let Some(text) = path.to_str() else {
+            return Err(unfit("its name is not UTF-8"));
+        };
         if !path.is_absolute() {
             return Err(unfit("it is not an absolute path"));
         }
-        if options.proxy_command.iter().map(String::as_str).chain([text]).any(|word| word.contains(char::is_control)) {
-            return Err(unfit("neither it nor the proxy command may have control characters, as ssh_config cannot hold them"));
+        if options
+            .proxy_command
+            .iter()
+            .map(String::as_str)
+            .chain([text])
+            .any(|word| word.contains(char::is_control))
+        {
+            return Err(unfit(
+                "neither it nor the proxy command may have control characters, as ssh_config cannot hold them",
+            ));
         }
         let system = |what: &str| {
             let what = what.to_owned();
@@ -154,7 +176,10 @@ impl Multiplexer {
         let max_connections = affordable(options.max_connections);
         let destination = Destination::open(path, !options.allowed_uids.is_empty())?;
         let socket = destination.listen("v1.sock").map(Arc::new);
-        let socket = socket.map_err(system(&format!("listen on {}", path.join("v1.sock").display())))?;
+        let socket = socket.map_err(system(&format!(
+            "listen on {}",
+            path.join("v1.sock").display()
+        )))?;
         let shared = Arc::new(Shared::new(metrics.clone()));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let relay = Relay::start(cores, &metrics.sent, &metrics.received).map(Arc::new);
@@ -171,14 +196,26 @@ impl Multiplexer {
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
         let setup = setup.map_err(system("prepare the set-up thread"))?;
         let handle = setup.handle();
-        let thread = std::thread::Builder::new().name("mux-accept".into()).stack_size(256 * 1024);
-        let thread = thread.spawn(move || setup.run()).map_err(system("start the set-up thread"))?;
+        let thread = std::thread::Builder::new()
+            .name("mux-accept".into())
+            .stack_size(256 * 1024);
+        let thread = thread
+            .spawn(move || setup.run())
+            .map_err(system("start the set-up thread"))?;
         let artifacts = Artifacts {
             destination: path.clone(),
             cluster: options.cluster_name.clone(),
             proxy_command: options.proxy_command.clone(),
         };
-        Ok(Self { shared, destination, socket, artifacts, setup: handle, thread: Some(thread), relay })
+        Ok(Self {
+            shared,
+            destination,
+            socket,
+            artifacts,
+            setup: handle,
+            thread: Some(thread),
+            relay,
+        })
     }
 
     /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
@@ -189,9 +226,14 @@ impl Multiplexer {
             return Err("a thread of the multiplexer has ended unexpectedly: restart tbot".into());
         }
         if !self.destination.leads_to(&self.socket) {
-            return Err(format!("{path}/v1.sock is not this tbot's socket any more: restart tbot"));
+            return Err(format!(
+                "{path}/v1.sock is not this tbot's socket any more: restart tbot"
+            ));
         }
-        let files = [("ssh_config", self.artifacts.ssh_config()), ("known_hosts", self.artifacts.known_hosts())];
+        let files = [
+            ("ssh_config", self.artifacts.ssh_config()),
+            ("known_hosts", self.artifacts.known_hosts()),
+        ];
         for (name, content) in files {
             let written = self.destination.write(name, content.as_bytes());
             match written.map_err(|error| format!("cannot write {path}/{name}: {error}"))? {
@@ -200,6 +242,11 @@ impl Multiplexer {
             }
         }
         Ok(())
+    }
+
+    /// Where clients connect.
+    pub fn socket_path(&self) -> PathBuf {
+        self.destination.path().join("v1.sock")
     }
 
     /// Connections between accept and end.
@@ -218,18 +265,32 @@ impl Multiplexer {
     pub fn wait_until_idle(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         self.shared.draining.store(true, Ordering::SeqCst);
-        let mut guard = self.shared.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self
+            .shared
+            .idle
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.in_flight() == 0 || left.is_zero() {
+            if self.in_flight() == 0 || left.is_zero() || self.shared.closed.load(Ordering::SeqCst)
+            {
                 return self.in_flight() == 0;
             }
-            guard = self.shared.idle.1.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+            guard = self
+                .shared
+                .idle
+                .1
+                .wait_timeout(guard, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
-    /// Closes every connection; those who wait in [`Self::wait_until_idle`] find none.
+    /// Closes every connection, and ends [`Self::wait_until_idle`].
     pub fn close_all(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.notify();
         self.setup.stop(Stop::Everything);
         self.relay.close_all();
     }
@@ -259,8 +320,14 @@ struct Limits {
 impl Limits {
     /// What one connection too many is told.
     fn full(&self) -> Failure {
-        let message = format!("tbot is at its limit of {} connections; try again later", self.max_connections);
-        Failure { reason: Refusal::Limit, message }
+        let message = format!(
+            "tbot is at its limit of {} connections; try again later",
+            self.max_connections
+        );
+        Failure {
+            reason: Refusal::Limit,
+            message,
+        }
     }
 }
 
@@ -271,12 +338,25 @@ fn affordable(wanted: usize) -> usize {
     /// Diagnostics, files, threads' own, and connections being set up.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("cannot raise the limit of file descriptors: {}", io::Error::from(error));
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
+        tracing::warn!(
+            "cannot raise the limit of file descriptors: {}",
+            io::Error::from(error)
+        );
     }
-    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return wanted };
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else {
+        return wanted;
+    };
     let reserve = RESERVE.min(descriptors / 2);
-    let most = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX).max(1);
+    let most = usize::try_from((descriptors - reserve) / EACH)
+        .unwrap_or(usize::MAX)
+        .max(1);
     if most < wanted {
         tracing::warn!(
             "serving at most {most} connections at once instead of {wanted}: the limit of file descriptors \
@@ -291,7 +371,9 @@ fn affordable(wanted: usize) -> usize {
 struct Shared {
     metrics: MultiplexerMetrics,
     live: AtomicUsize,
+    /// Somebody waits for the last connection to end.
     draining: AtomicBool,
+    closed: AtomicBool,
     idle: (Mutex<()>, Condvar),
     complaints: Mutex<Complaints>,
 }
@@ -306,19 +388,46 @@ struct Complaints {
 
 impl Shared {
     fn new(metrics: MultiplexerMetrics) -> Self {
-        let complaints = Mutex::new(Complaints { second: Instant::now(), lines: 0, left_out: 0 });
-        Self { metrics, live: AtomicUsize::new(0), draining: AtomicBool::new(false), idle: Default::default(), complaints }
+        let complaints = Mutex::new(Complaints {
+            second: Instant::now(),
+            lines: 0,
+            left_out: 0,
+        });
+        Self {
+            metrics,
+            live: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            idle: Default::default(),
+            complaints,
+        }
+    }
+
+    fn notify(&self) {
+        // Under the lock, so that nobody is between looking and waiting.
+        let _guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.idle.1.notify_all();
     }
 
     /// Logs what went wrong with one connection; a flood of them is cut to some lines a second.
     fn complain(&self, what: fmt::Arguments<'_>) {
         const MOST_LINES: u32 = 20;
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if complaints.second.elapsed() >= Duration::from_secs(1) {
             if complaints.left_out > 0 {
-                tracing::warn!("{} more lines about connections were left out", complaints.left_out);
+                tracing::warn!(
+                    "{} more lines about connections were left out",
+                    complaints.left_out
+                );
             }
-            *complaints = Complaints { second: Instant::now(), lines: 0, left_out: 0 };
+            *complaints = Complaints {
+                second: Instant::now(),
+                lines: 0,
+                left_out: 0,
+            };
         }
         if complaints.lines < MOST_LINES {
             complaints.lines += 1;
@@ -340,7 +449,10 @@ impl InFlight {
         shared.metrics.started.inc();
         shared.metrics.in_flight.inc();
         shared.live.fetch_add(1, Ordering::SeqCst);
-        Self { shared: shared.clone(), done: false }
+        Self {
+            shared: shared.clone(),
+            done: false,
+        }
     }
 
     /// It ended as it should.
@@ -352,12 +464,17 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
-        if self.done { &metrics.handled_ok } else { &metrics.handled_error }.inc();
+        if self.done {
+            &metrics.handled_ok
+        } else {
+            &metrics.handled_error
+        }
+        .inc();
         metrics.in_flight.dec();
-        if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1 && self.shared.draining.load(Ordering::SeqCst) {
-            // Under the lock, so that nobody is between looking and waiting.
-            let _guard = self.shared.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
-            self.shared.idle.1.notify_all();
+        if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.shared.draining.load(Ordering::SeqCst)
+        {
+            self.shared.notify();
         }
     }
 }

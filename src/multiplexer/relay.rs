@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -71,18 +71,26 @@ enum Command {
 
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pair").field("client", &self.client).field("upstream", &self.upstream).finish_non_exhaustive()
+        f.debug_struct("Pair")
+            .field("client", &self.client)
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
     }
 }
 
 impl Relay {
     /// Starts `threads` threads, which count the bytes to and from upstreams.
     pub fn start(threads: usize, sent: &IntCounter, received: &IntCounter) -> io::Result<Self> {
-        let mut relay = Self { workers: Vec::new() };
+        let mut relay = Self {
+            workers: Vec::new(),
+        };
         for n in 0..threads {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let shared =
-                Arc::new(Shared { inbox: Mutex::default(), wake, pairs: AtomicUsize::new(0) });
+            let shared = Arc::new(Shared {
+                inbox: Mutex::default(),
+                wake,
+                pairs: AtomicUsize::new(0),
+            });
             let worker = Worker::new(shared.clone(), sent.clone(), received.clone())?;
             let thread = std::thread::Builder::new()
                 .name(format!("mux-relay-{n}"))
@@ -95,7 +103,10 @@ impl Relay {
 
     /// Hands a pair to the thread with the fewest.
     pub fn add(&self, pair: Pair) {
-        let least = self.workers.iter().min_by_key(|(shared, _)| shared.pairs.load(Ordering::Relaxed));
+        let least = self
+            .workers
+            .iter()
+            .min_by_key(|(shared, _)| shared.pairs.load(Ordering::Relaxed));
         let (shared, _) = least.expect("a relay has at least one thread");
         shared.pairs.fetch_add(1, Ordering::Relaxed);
         shared.send(Command::Add(pair));
@@ -108,7 +119,9 @@ impl Relay {
 
     /// Closes every pair there is.
     pub fn close_all(&self) {
-        self.workers.iter().for_each(|(shared, _)| shared.send(Command::CloseAll));
+        self.workers
+            .iter()
+            .for_each(|(shared, _)| shared.send(Command::CloseAll));
     }
 }
 
@@ -191,7 +204,12 @@ struct Flow {
 impl Worker {
     fn new(shared: Arc<Shared>, sent: IntCounter, received: IntCounter) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            &shared.wake,
+            epoll::EventData::new_u64(WAKE),
+            epoll::EventFlags::IN,
+        )?;
         Ok(Self {
             shared,
             epoll,
@@ -208,12 +226,17 @@ impl Worker {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut turn = Vec::new();
         while !self.stopping {
-            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
             let timeout = (!self.ready.is_empty()).then_some(&now);
             match epoll::wait(&self.epoll, &mut events, timeout) {
                 Ok((events, _)) => {
                     let events: &[epoll::Event] = events;
-                    events.iter().for_each(|event| self.note(event.data.u64(), event.flags));
+                    events
+                        .iter()
+                        .for_each(|event| self.note(event.data.u64(), event.flags));
                 }
                 Err(Errno::INTR) => continue,
                 Err(error) => panic!("epoll_wait: {error}"),
@@ -221,7 +244,9 @@ impl Worker {
             std::mem::swap(&mut turn, &mut self.ready);
             let (mut sent, mut received) = (0, 0);
             for key in turn.drain(..) {
-                let Some(entry) = self.pairs.get_mut(key) else { continue };
+                let Some(entry) = self.pairs.get_mut(key) else {
+                    continue;
+                };
                 entry.queued = false;
                 let again = entry.pump(&mut self.buffer, &mut sent, &mut received);
                 if entry.is_done() {
@@ -243,8 +268,14 @@ impl Worker {
             return self.take_inbox();
         }
         let key = (data >> 1) as usize;
-        let Some(entry) = self.pairs.get_mut(key) else { return };
-        let side = if data & 1 == 0 { &mut entry.client } else { &mut entry.upstream };
+        let Some(entry) = self.pairs.get_mut(key) else {
+            return;
+        };
+        let side = if data & 1 == 0 {
+            &mut entry.client
+        } else {
+            &mut entry.upstream
+        };
         let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         side.readable |= gone || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
         side.writable |= gone || flags.contains(epoll::EventFlags::OUT);
@@ -263,7 +294,13 @@ impl Worker {
     fn take_inbox(&mut self) {
         // The counter goes before the commands: one that comes in between wakes us again.
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
-        let commands = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let commands = std::mem::take(
+            &mut *self
+                .shared
+                .inbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for command in commands {
             match command {
                 Command::Add(pair) => self.add(pair),
@@ -277,21 +314,44 @@ impl Worker {
     }
 
     fn add(&mut self, pair: Pair) {
-        let side = |socket| Side { socket, readable: true, writable: true, hung_up: false };
+        let side = |socket| Side {
+            socket,
+            readable: true,
+            writable: true,
+            hung_up: false,
+        };
         let key = self.pairs.insert(Entry {
             client: side(pair.client),
             upstream: side(pair.upstream),
-            up: Flow { rest: pair.head, ..Flow::default() },
+            up: Flow {
+                rest: pair.head,
+                ..Flow::default()
+            },
             down: Flow::default(),
             queued: false,
             broken: None,
             ended: pair.ended,
         });
         let entry = &self.pairs[key];
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
         let data = (key as u64) << 1;
-        let added = epoll::add(&self.epoll, &entry.client.socket, epoll::EventData::new_u64(data), flags)
-            .and_then(|()| epoll::add(&self.epoll, &entry.upstream.socket, epoll::EventData::new_u64(data | 1), flags));
+        let added = epoll::add(
+            &self.epoll,
+            &entry.client.socket,
+            epoll::EventData::new_u64(data),
+            flags,
+        )
+        .and_then(|()| {
+            epoll::add(
+                &self.epoll,
+                &entry.upstream.socket,
+                epoll::EventData::new_u64(data | 1),
+                flags,
+            )
+        });
         match added {
             Ok(()) => self.queue(key),
             // The user's limit of watches (/proc/sys/fs/epoll/max_user_watches).
@@ -301,31 +361,53 @@ impl Worker {
 
     fn close_all(&mut self) {
         let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.remove(key, Some(Ending::Cut)));
+        keys.into_iter()
+            .for_each(|key| self.remove(key, Some(Ending::Cut)));
     }
 
     /// Closes a pair; closing takes its sockets out of epoll.
     fn remove(&mut self, key: usize, ending: Option<Ending>) {
-        let Entry { client, upstream, broken, ended, .. } = self.pairs.remove(key);
+        let Entry {
+            client,
+            upstream,
+            broken,
+            ended,
+            ..
+        } = self.pairs.remove(key);
         drop((client, upstream));
         self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
-        ended(ending.or(broken.map(Ending::Broken)).unwrap_or(Ending::Done));
+        ended(
+            ending
+                .or(broken.map(Ending::Broken))
+                .unwrap_or(Ending::Done),
+        );
     }
 }
 
 impl Entry {
     /// Moves bytes both ways until nothing moves or the turn is over; true for the latter.
     fn pump(&mut self, buffer: &mut [u8], sent: &mut u64, received: &mut u64) -> bool {
-        let Self { client, upstream, up, down, broken, .. } = self;
+        let Self {
+            client,
+            upstream,
+            up,
+            down,
+            broken,
+            ..
+        } = self;
         let (up_end, up_bytes) = up.pump(client, upstream, buffer);
         let (down_end, down_bytes) = down.pump(upstream, client, buffer);
         *sent += up_bytes as u64;
         *received += down_bytes as u64;
         // A client that cannot be read or written has left: what it sent before is still delivered,
         // and it loses nothing by an upstream that breaks now.
-        client.hung_up |= matches!(up_end, End::Source(_)) || matches!(down_end, End::Destination(_));
-        if let End::Destination(error) | End::Source(error) = if let End::Destination(_) = up_end { up_end } else { down_end }
-            && !client.hung_up
+        client.hung_up |=
+            matches!(up_end, End::Source(_)) || matches!(down_end, End::Destination(_));
+        if let End::Destination(error) | End::Source(error) = if let End::Destination(_) = up_end {
+            up_end
+        } else {
+            down_end
+        } && !client.hung_up
         {
             *broken = broken.or(Some(error));
         }

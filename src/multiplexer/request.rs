@@ -39,12 +39,17 @@ impl Request {
         }
         let (target, cluster) = match text.split_once('|') {
             None => (text, None),
-            Some((_, cluster)) if cluster.contains('|') => return Err(Malformed("it has more than one '|'")),
+            Some((_, cluster)) if cluster.contains('|') => {
+                return Err(Malformed("it has more than one '|'"));
+            }
             Some((target, "")) => (target, None),
             Some((target, cluster)) => (target, Some(cluster.to_owned())),
         };
         let (host, port) = target.rsplit_once(':').ok_or(Malformed("it has no port"))?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let host = match host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             Some(address) => address,
             None if host.contains([':', '[', ']']) => {
                 return Err(Malformed("an IPv6 address must be in brackets"));
@@ -60,7 +65,11 @@ impl Request {
             .and_then(|port| port.parse().ok())
             .filter(|port| *port != 0)
             .ok_or(Malformed("its port is not a number from 1 to 65535"))?;
-        Ok(Self { host: host.to_owned(), port, cluster })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            cluster,
+        })
     }
 }
 
@@ -112,7 +121,12 @@ impl Incoming {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let len = match recvmsg(socket, &mut [IoSliceMut::new(&mut chunk)], &mut control, flags) {
+            let len = match recvmsg(
+                socket,
+                &mut [IoSliceMut::new(&mut chunk)],
+                &mut control,
+                flags,
+            ) {
                 Ok(message) => message.bytes,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Ok(Progress::Incomplete),
@@ -152,7 +166,11 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn request(host: &str, port: u16, cluster: Option<&str>) -> Request {
-        Request { host: host.into(), port, cluster: cluster.map(Into::into) }
+        Request {
+            host: host.into(),
+            port,
+            cluster: cluster.map(Into::into),
+        }
     }
 
     #[test]
@@ -217,8 +235,13 @@ mod tests {
     fn is_bounded() {
         for (len, expected) in [(LONGEST - 1, true), (LONGEST, false)] {
             let (mut client, server) = UnixStream::pair().expect("a pair");
-            client.write_all(&[&vec![b'a'; len][..], b"\0"].concat()).expect("room");
-            let complete = matches!(Incoming::default().read(server.as_fd()), Ok(Progress::Complete(..)));
+            client
+                .write_all(&[&vec![b'a'; len][..], b"\0"].concat())
+                .expect("room");
+            let complete = matches!(
+                Incoming::default().read(server.as_fd()),
+                Ok(Progress::Complete(..))
+            );
             assert_eq!(complete, expected, "{len} bytes before the NUL");
         }
     }

@@ -72,7 +72,10 @@ pub struct Handle {
 impl Handle {
     fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { inbox: Arc::default(), wake: Arc::new(wake) })
+        Ok(Self {
+            inbox: Arc::default(),
+            wake: Arc::new(wake),
+        })
     }
 
     /// Stops so far.
@@ -135,11 +138,26 @@ struct Asked {
 
 impl Setup {
     /// Prepares to serve `listener`.
-    pub fn new(shared: Arc<Shared>, limits: Limits, relay: Arc<Relay>, listener: Arc<Socket>) -> io::Result<Self> {
+    pub fn new(
+        shared: Arc<Shared>,
+        limits: Limits,
+        relay: Arc<Relay>,
+        listener: Arc<Socket>,
+    ) -> io::Result<Self> {
         let handle = Handle::new()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &*listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-        epoll::add(&epoll, &*handle.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            &*listener,
+            epoll::EventData::new_u64(LISTENER),
+            epoll::EventFlags::IN,
+        )?;
+        epoll::add(
+            &epoll,
+            &*handle.wake,
+            epoll::EventData::new_u64(WAKE),
+            epoll::EventFlags::IN,
+        )?;
         let answers = handle.clone();
         let resolver = Resolver::new(move |who, answer| {
             answers.tell(|inbox| inbox.answers.push((who.to_vec(), answer)));
@@ -175,7 +193,9 @@ impl Setup {
             match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((events, _)) => {
                     let events: &[epoll::Event] = events;
-                    events.iter().for_each(|event| self.on_event(event.data.u64()));
+                    events
+                        .iter()
+                        .for_each(|event| self.on_event(event.data.u64()));
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait: {error}"),
@@ -187,7 +207,13 @@ impl Setup {
             }
         }
         for (_, pending) in std::mem::take(&mut self.pending) {
-            self.refuse(pending, Failure { reason: Refusal::Local, message: "tbot is stopping".into() });
+            self.refuse(
+                pending,
+                Failure {
+                    reason: Refusal::Local,
+                    message: "tbot is stopping".into(),
+                },
+            );
         }
         if !self.resolver.stop(Duration::from_secs(1)) {
             tracing::debug!("a name look-up goes on behind the stop");
@@ -200,7 +226,10 @@ impl Setup {
             None if self.pending.is_empty() => return None,
             None => TICK,
         };
-        Some(Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() })
+        Some(Timespec {
+            tv_sec: 0,
+            tv_nsec: wait.subsec_nanos().into(),
+        })
     }
 
     fn on_event(&mut self, data: u64) {
@@ -211,7 +240,11 @@ impl Setup {
                 (id, 0) => self.on_client(id),
                 (id, attempt) => {
                     let epoll = self.epoll.as_fd();
-                    if let Some(Pending { stage: Stage::Dialling(dial), .. }) = self.pending.get_mut(&id) {
+                    if let Some(Pending {
+                        stage: Stage::Dialling(dial),
+                        ..
+                    }) = self.pending.get_mut(&id)
+                    {
                         let step = dial.ended(attempt, epoll, id * STRIDE, Instant::now());
                         self.on_step(id, step);
                     }
@@ -223,7 +256,13 @@ impl Setup {
     fn take_inbox(&mut self) {
         // The counter goes before the inbox: what comes in between wakes us again.
         let _ = rustix::io::read(&*self.handle.wake, &mut [0; 8]);
-        let inbox = std::mem::take(&mut *self.handle.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let inbox = std::mem::take(
+            &mut *self
+                .handle
+                .inbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for (who, answer) in inbox.answers {
             who.into_iter().for_each(|id| self.on_answer(id, &answer));
         }
@@ -238,13 +277,18 @@ impl Setup {
     /// Takes what waits, at most so many that the others have their turn.
     fn accept(&mut self) {
         for _ in 0..64 {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = &self.listener else {
+                return;
+            };
             match accept_with(&**listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(client) => self.begin(client),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
-                    self.shared.complain(format_args!("cannot accept a connection: {}", io::Error::from(error)));
+                    self.shared.complain(format_args!(
+                        "cannot accept a connection: {}",
+                        io::Error::from(error)
+                    ));
                     self.watch_listener(epoll::EventFlags::empty());
                     self.resting_until = Some(Instant::now() + REST);
                     return;
@@ -255,15 +299,25 @@ impl Setup {
 
     fn watch_listener(&self, flags: epoll::EventFlags) {
         if let Some(listener) = &self.listener {
-            let _ = epoll::modify(&self.epoll, &**listener, epoll::EventData::new_u64(LISTENER), flags);
+            let _ = epoll::modify(
+                &self.epoll,
+                &**listener,
+                epoll::EventData::new_u64(LISTENER),
+                flags,
+            );
         }
     }
 
     fn begin(&mut self, client: OwnedFd) {
         let in_flight = InFlight::start(&self.shared);
         let now = Instant::now();
-        let full = self.shared.live.load(Ordering::Relaxed) - self.turned_away > self.limits.max_connections;
-        let timeout = if full { TURN_AWAY_TIMEOUT } else { self.limits.request_timeout };
+        let full = self.shared.live.load(Ordering::Relaxed) - self.turned_away
+            > self.limits.max_connections;
+        let timeout = if full {
+            TURN_AWAY_TIMEOUT
+        } else {
+            self.limits.request_timeout
+        };
         let mut pending = Pending {
             client,
             watched: false,
@@ -277,12 +331,25 @@ impl Setup {
         match crate::sys::peer_uid(pending.client.as_fd()) {
             Ok(uid) if self.limits.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
-                let message = format!("user {uid} may not connect (allowed_uids lists who else may)");
-                return self.refuse(pending, Failure { reason: Refusal::Peer, message });
+                let message =
+                    format!("user {uid} may not connect (allowed_uids lists who else may)");
+                return self.refuse(
+                    pending,
+                    Failure {
+                        reason: Refusal::Peer,
+                        message,
+                    },
+                );
             }
             Err(error) => {
                 let message = format!("cannot tell whose connection it is: {error}");
-                return self.refuse(pending, Failure { reason: Refusal::Peer, message });
+                return self.refuse(
+                    pending,
+                    Failure {
+                        reason: Refusal::Peer,
+                        message,
+                    },
+                );
             }
         }
         if full && self.turned_away >= MOST_TURNED_AWAY {
@@ -299,13 +366,21 @@ impl Setup {
 
     /// Its client sent something or went away.
     fn on_client(&mut self, id: u64) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let gone = || Failure { reason: Refusal::Gone, message: "the client went away".into() };
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let gone = || Failure {
+            reason: Refusal::Gone,
+            message: "the client went away".into(),
+        };
         let Stage::Reading(incoming) = &mut pending.stage else {
             // Only a hang-up is watched for while the target is sought.
             return self.fail(id, gone());
         };
-        let malformed = |message: String| Failure { reason: Refusal::Malformed, message };
+        let malformed = |message: String| Failure {
+            reason: Refusal::Malformed,
+            message,
+        };
         let progress = incoming.read(pending.client.as_fd());
         if pending.stderr.is_none() {
             pending.stderr = incoming.stderr.take();
@@ -314,10 +389,14 @@ impl Setup {
             Ok(Progress::Incomplete) => self.watch(id, epoll::EventFlags::IN),
             Ok(Progress::Eof) | Err(_) => self.fail(id, gone()),
             Ok(_) if pending.turned_away => self.fail(id, self.limits.full()),
-            Ok(Progress::TooLong) => self.fail(id, malformed(format!("the request is longer than {LONGEST} bytes"))),
+            Ok(Progress::TooLong) => self.fail(
+                id,
+                malformed(format!("the request is longer than {LONGEST} bytes")),
+            ),
             Ok(Progress::Complete(bytes, head)) => match Request::parse(&bytes) {
                 Err(why) => {
-                    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
+                    let shown =
+                        String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
                     self.fail(id, malformed(format!("{shown:?} is no request: {why}")));
                 }
                 Ok(request) => self.on_request(id, request, head),
@@ -332,7 +411,10 @@ impl Setup {
                 None => format!("unknown cluster {asked:?}; none is named here, so leave it out"),
             }),
             (Some(cluster), _) => {
-                let host = request.host.strip_suffix(cluster).and_then(|host| host.strip_suffix('.'));
+                let host = request
+                    .host
+                    .strip_suffix(cluster)
+                    .and_then(|host| host.strip_suffix('.'));
                 if let Some(host) = host.filter(|host| !host.is_empty()) {
                     request.host = host.to_owned();
                 }
@@ -340,12 +422,24 @@ impl Setup {
             }
             (None, _) => None,
         };
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let asked = pending.asked.insert(Asked { request, at: Instant::now(), head });
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let asked = pending.asked.insert(Asked {
+            request,
+            at: Instant::now(),
+            head,
+        });
         pending.stage = Stage::Resolving;
         pending.deadline = asked.at + self.limits.connect_timeout;
         if let Some(message) = unknown {
-            return self.fail(id, Failure { reason: Refusal::Cluster, message });
+            return self.fail(
+                id,
+                Failure {
+                    reason: Refusal::Cluster,
+                    message,
+                },
+            );
         }
         if let Ok(address) = asked.request.host.parse::<IpAddr>() {
             return self.dial(id, &[SocketAddr::new(address, 0)]);
@@ -358,13 +452,21 @@ impl Setup {
     fn on_answer(&mut self, id: u64, answer: &Answer) {
         match answer {
             Ok(addresses) => self.dial(id, addresses),
-            Err(why) => self.fail(id, Failure { reason: Refusal::Name, message: why.clone() }),
+            Err(why) => self.fail(
+                id,
+                Failure {
+                    reason: Refusal::Name,
+                    message: why.clone(),
+                },
+            ),
         }
     }
 
     /// Tries `addresses`, with the port that was asked for.
     fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
         let Some(asked) = &pending.asked else { return };
         let port = asked.request.port;
         let mut dial = Dial::new(addresses.iter().map(|address| {
@@ -387,7 +489,14 @@ impl Setup {
     }
 
     fn connected(&mut self, id: u64, upstream: OwnedFd) {
-        let Some(Pending { client, watched, stderr, asked: Some(asked), in_flight, .. }) = self.pending.remove(&id)
+        let Some(Pending {
+            client,
+            watched,
+            stderr,
+            asked: Some(asked),
+            in_flight,
+            ..
+        }) = self.pending.remove(&id)
         else {
             return;
         };
@@ -396,22 +505,35 @@ impl Setup {
         }
         // The reader of the client's stderr sees by its end that the connection is made.
         drop(stderr);
-        self.shared.metrics.setup.observe(asked.at.elapsed().as_secs_f64());
+        self.shared
+            .metrics
+            .setup
+            .observe(asked.at.elapsed().as_secs_f64());
         let target = asked.request;
         let shared = self.shared.clone();
         let ended = Box::new(move |ending| match ending {
             Ending::Done => in_flight.done(),
             Ending::Broken(error) => {
-                shared.complain(format_args!("connection to {target} broke: {}", io::Error::from(error)));
+                shared.complain(format_args!(
+                    "connection to {target} broke: {}",
+                    io::Error::from(error)
+                ));
             }
             Ending::Cut => {}
         });
-        self.relay.add(Pair { client, upstream, head: asked.head, ended });
+        self.relay.add(Pair {
+            client,
+            upstream,
+            head: asked.head,
+            ended,
+        });
     }
 
     /// Makes epoll watch the client for `flags`, and for a hang-up in any case.
     fn watch(&mut self, id: u64, flags: epoll::EventFlags) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
         let data = epoll::EventData::new_u64(id * STRIDE);
         let result = if std::mem::replace(&mut pending.watched, true) {
             epoll::modify(&self.epoll, &pending.client, data, flags)
@@ -420,7 +542,13 @@ impl Setup {
         };
         if let Err(error) = result {
             let message = format!("cannot watch the connection: {}", io::Error::from(error));
-            self.fail(id, Failure { reason: Refusal::Local, message });
+            self.fail(
+                id,
+                Failure {
+                    reason: Refusal::Local,
+                    message,
+                },
+            );
         }
     }
 
@@ -439,21 +567,37 @@ impl Setup {
                 steps.push((*id, dial.advance(self.epoll.as_fd(), id * STRIDE, now)));
             }
         }
-        steps.into_iter().for_each(|(id, step)| self.on_step(id, step));
+        steps
+            .into_iter()
+            .for_each(|(id, step)| self.on_step(id, step));
         late.into_iter().for_each(|id| self.on_deadline(id));
     }
 
     fn on_deadline(&mut self, id: u64) {
-        let Some(pending) = self.pending.get(&id) else { return };
+        let Some(pending) = self.pending.get(&id) else {
+            return;
+        };
         let failure = match &pending.stage {
             Stage::Reading(_) if pending.turned_away => self.limits.full(),
             Stage::Reading(_) => {
-                let message = format!("no complete request within {:?}", self.limits.request_timeout);
-                Failure { reason: Refusal::Slow, message }
+                let message = format!(
+                    "no complete request within {:?}",
+                    self.limits.request_timeout
+                );
+                Failure {
+                    reason: Refusal::Slow,
+                    message,
+                }
             }
             Stage::Resolving => {
-                let message = format!("its name could not be resolved within {:?}", self.limits.connect_timeout);
-                Failure { reason: Refusal::Timeout, message }
+                let message = format!(
+                    "its name could not be resolved within {:?}",
+                    self.limits.connect_timeout
+                );
+                Failure {
+                    reason: Refusal::Timeout,
+                    message,
+                }
             }
             Stage::Dialling(dial) => dial.timed_out(self.limits.connect_timeout),
         };

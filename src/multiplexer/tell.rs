@@ -20,7 +20,12 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 pub fn tell(stderr: OwnedFd, line: &str) {
     let line = format!("tbot: {}\n", printable(line));
     // Offset -1: the current position, as write(2).
-    match pwritev2(&stderr, &[IoSlice::new(line.as_bytes())], u64::MAX, ReadWriteFlags::NOWAIT) {
+    match pwritev2(
+        &stderr,
+        &[IoSlice::new(line.as_bytes())],
+        u64::MAX,
+        ReadWriteFlags::NOWAIT,
+    ) {
         Err(Errno::OPNOTSUPP | Errno::SPIPE | Errno::NOSYS) => {}
         // Written, or full, or broken: there is nothing more to do for it.
         _ => return,
@@ -30,15 +35,22 @@ pub fn tell(stderr: OwnedFd, line: &str) {
         return;
     }
     let writer = move || {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let takes_bytes = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|n| n > 0);
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let takes_bytes =
+            poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|n| n > 0);
         if takes_bytes {
             let _ = write(&stderr, line.as_bytes());
         }
         drop(stderr);
         THREADS.fetch_sub(1, Ordering::Relaxed);
     };
-    let spawned = std::thread::Builder::new().name("mux-tell".into()).stack_size(64 * 1024).spawn(writer);
+    let spawned = std::thread::Builder::new()
+        .name("mux-tell".into())
+        .stack_size(64 * 1024)
+        .spawn(writer);
     if spawned.is_err() {
         THREADS.fetch_sub(1, Ordering::Relaxed);
     }
@@ -48,7 +60,11 @@ pub fn tell(stderr: OwnedFd, line: &str) {
 fn printable(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     for c in line.chars() {
-        if c.is_control() { text.extend(c.escape_unicode()) } else { text.push(c) }
+        if c.is_control() {
+            text.extend(c.escape_unicode())
+        } else {
+            text.push(c)
+        }
     }
     text
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -57,13 +57,20 @@ impl Dial {
             untried.extend(other.pop_front());
         }
         untried.truncate(MOST_ADDRESSES);
-        Self { untried, attempts: Vec::new(), failed: Vec::new(), next_at: Instant::now() }
+        Self {
+            untried,
+            attempts: Vec::new(),
+            failed: Vec::new(),
+            next_at: Instant::now(),
+        }
     }
 
     /// Starts the next attempt if it is time for it.
     pub fn advance(&mut self, epoll: BorrowedFd<'_>, data: u64, now: Instant) -> Step {
         while now >= self.next_at || self.attempts.iter().all(Option::is_none) {
-            let Some(address) = self.untried.pop_front() else { break };
+            let Some(address) = self.untried.pop_front() else {
+                break;
+            };
             match attempt(address, epoll, data + 1 + self.attempts.len() as u64) {
                 Ok(socket) => {
                     self.attempts.push(Some((address, socket)));
@@ -72,7 +79,11 @@ impl Dial {
                 Err(error) => self.failed.push((address, error)),
             }
         }
-        if self.attempts.iter().any(Option::is_some) { Step::Waiting } else { Step::Failed(self.failure()) }
+        if self.attempts.iter().any(Option::is_some) {
+            Step::Waiting
+        } else {
+            Step::Failed(self.failure())
+        }
     }
 
     /// Looks at attempt `number` (from 1), about which epoll had something to say.
@@ -80,7 +91,9 @@ impl Dial {
         let Some(attempt) = number.checked_sub(1).and_then(|n| self.attempts.get_mut(n)) else {
             return Step::Waiting;
         };
-        let Some((address, socket)) = attempt.take() else { return Step::Waiting };
+        let Some((address, socket)) = attempt.take() else {
+            return Step::Waiting;
+        };
         match socket_error(&socket).unwrap_or_else(Err) {
             // Attempts go on as long as they live: the others end here.
             Ok(()) => match epoll::delete(epoll, &socket) {
@@ -96,27 +109,45 @@ impl Dial {
 
     /// What to say when time is up.
     pub fn timed_out(&self, timeout: Duration) -> Failure {
-        let waiting: Vec<String> =
-            self.attempts.iter().flatten().map(|(address, _)| address.ip().to_string()).collect();
+        let waiting: Vec<String> = self
+            .attempts
+            .iter()
+            .flatten()
+            .map(|(address, _)| address.ip().to_string())
+            .collect();
         let message = format!("no answer within {timeout:?} from {}", waiting.join(", "));
-        Failure { reason: Refusal::Timeout, message }
+        Failure {
+            reason: Refusal::Timeout,
+            message,
+        }
     }
 
     /// All addresses failed: every distinct error with its addresses, the reason of the first.
     fn failure(&self) -> Failure {
         let Some((address, error)) = self.failed.first() else {
-            return Failure { reason: Refusal::Name, message: "its name has no address".into() };
+            return Failure {
+                reason: Refusal::Name,
+                message: "its name has no address".into(),
+            };
         };
         let mut failure = failure_of(*address, *error);
         for (address, error) in &self.failed[1..] {
-            failure.message = format!("{}; {}", failure.message, failure_of(*address, *error).message);
+            failure.message = format!(
+                "{}; {}",
+                failure.message,
+                failure_of(*address, *error).message
+            );
         }
         failure
     }
 }
 
 fn attempt(address: SocketAddr, epoll: BorrowedFd<'_>, data: u64) -> Result<OwnedFd, Errno> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     // ssh sets both on a connection of its own, and cannot on one that we hold.
@@ -126,7 +157,12 @@ fn attempt(address: SocketAddr, epoll: BorrowedFd<'_>, data: u64) -> Result<Owne
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(error) => return Err(error),
     }
-    epoll::add(epoll, &socket, epoll::EventData::new_u64(data), epoll::EventFlags::OUT)?;
+    epoll::add(
+        epoll,
+        &socket,
+        epoll::EventData::new_u64(data),
+        epoll::EventFlags::OUT,
+    )?;
     Ok(socket)
 }
 
@@ -135,19 +171,35 @@ fn failure_of(address: SocketAddr, error: Errno) -> Failure {
         Errno::CONNREFUSED => (Refusal::Refused, "connection refused".to_owned()),
         Errno::CONNRESET => (Refusal::Refused, "connection reset".to_owned()),
         Errno::TIMEDOUT => (Refusal::Timeout, "no answer".to_owned()),
-        Errno::NETUNREACH | Errno::NETDOWN => (Refusal::Unreachable, "network unreachable".to_owned()),
-        Errno::HOSTUNREACH | Errno::HOSTDOWN => (Refusal::Unreachable, "host unreachable".to_owned()),
-        Errno::ACCESS | Errno::PERM => (Refusal::Unreachable, "forbidden by this machine's firewall".to_owned()),
-        Errno::INVAL | Errno::AFNOSUPPORT => (Refusal::Unreachable, "no such kind of address here".to_owned()),
-        Errno::MFILE | Errno::NFILE => (Refusal::Local, "tbot is out of file descriptors".to_owned()),
+        Errno::NETUNREACH | Errno::NETDOWN => {
+            (Refusal::Unreachable, "network unreachable".to_owned())
+        }
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => {
+            (Refusal::Unreachable, "host unreachable".to_owned())
+        }
+        Errno::ACCESS | Errno::PERM => (
+            Refusal::Unreachable,
+            "forbidden by this machine's firewall".to_owned(),
+        ),
+        Errno::INVAL | Errno::AFNOSUPPORT => (
+            Refusal::Unreachable,
+            "no such kind of address here".to_owned(),
+        ),
+        Errno::MFILE | Errno::NFILE => {
+            (Refusal::Local, "tbot is out of file descriptors".to_owned())
+        }
         error => (Refusal::Local, std::io::Error::from(error).to_string()),
     };
-    Failure { reason, message: format!("{what} by {}", address.ip()).replace("unreachable by", "unreachable for") }
+    Failure {
+        reason,
+        message: format!("{what} by {}", address.ip()).replace("unreachable by", "unreachable for"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     fn addresses(list: &[&str]) -> impl Iterator<Item = SocketAddr> {
         list.iter().map(|a| a.parse().expect("an address"))
@@ -156,14 +208,31 @@ mod tests {
     #[test]
     fn families_take_turns_and_their_number_is_bounded() {
         let dial = Dial::new(addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]));
-        assert!(dial.untried.into_iter().eq(addresses(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])));
-        assert_eq!(Dial::new(addresses(&["1.1.1.1:1"; 40])).untried.len(), MOST_ADDRESSES);
+        assert!(dial.untried.into_iter().eq(addresses(&[
+            "[::1]:1",
+            "1.1.1.1:1",
+            "[::2]:1",
+            "[::3]:1"
+        ])));
+        assert_eq!(
+            Dial::new(addresses(&["1.1.1.1:1"; 40])).untried.len(),
+            MOST_ADDRESSES
+        );
     }
 
     #[test]
     fn no_address_is_a_failure_of_the_name() {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
         let step = Dial::new(std::iter::empty()).advance(epoll.as_fd(), 0, Instant::now());
-        assert!(matches!(step, Step::Failed(Failure { reason: Refusal::Name, .. })), "{step:?}");
+        assert!(
+            matches!(
+                step,
+                Step::Failed(Failure {
+                    reason: Refusal::Name,
+                    ..
+                })
+            ),
+            "{step:?}"
+        );
     }
 }

@@ -19,6 +19,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// own words.
 pub type Answer = Result<Vec<SocketAddr>, String>;
 
+/// How those who asked are told.
+type Tell = Box<dyn Fn(&[u64], Answer) + Send + Sync>;
+
 /// The look-up threads. Clones share them.
 #[derive(Clone)]
 pub struct Resolver {
@@ -28,7 +31,7 @@ pub struct Resolver {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    answer: Box<dyn Fn(&[u64], Answer) + Send + Sync>,
+    answer: Tell,
 }
 
 #[derive(Default)]
@@ -46,7 +49,13 @@ impl Resolver {
     /// A resolver that calls `answer` with everyone who asked, on a thread of its own.
     pub fn new(answer: impl Fn(&[u64], Answer) + Send + Sync + 'static) -> Self {
         let answer = Box::new(answer);
-        Self { shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), answer }) }
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                answer,
+            }),
+        }
     }
 
     /// Asks for the addresses of `host` in the name of `who`.
@@ -74,7 +83,10 @@ impl Resolver {
                 let waiting = state.asked.remove(host).unwrap_or_default();
                 state.queue.clear();
                 drop(state);
-                (self.shared.answer)(&waiting, Err(format!("cannot start a thread to look it up: {error}")));
+                (self.shared.answer)(
+                    &waiting,
+                    Err(format!("cannot start a thread to look it up: {error}")),
+                );
             }
         }
     }
@@ -90,7 +102,12 @@ impl Resolver {
             if state.threads == 0 || left.is_zero() {
                 return state.threads == 0;
             }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -108,7 +125,10 @@ impl Shared {
                 continue;
             }
             state.idle += 1;
-            let (woken, waited) = self.changed.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
+            let (woken, waited) = self
+                .changed
+                .wait_timeout(state, LINGER)
+                .unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
             if waited.timed_out() && state.queue.is_empty() {
@@ -129,7 +149,10 @@ fn look_up(host: &str) -> Answer {
         Ok(addresses) => Ok(addresses.collect()),
         Err(error) => {
             let text = error.to_string();
-            Err(text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned())
+            Err(text
+                .strip_prefix("failed to lookup address information: ")
+                .unwrap_or(&text)
+                .to_owned())
         }
     }
 }

@@ -1,0 +1,188 @@
+//! Work that is done again and again: at an interval or when asked, with retries, counted, and with a
+//! report of how it went.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::metrics::TaskMetrics;
+use crate::readyz::Reporter;
+
+/// Attempts of one iteration.
+const ATTEMPTS: u32 = 5;
+
+/// The pause after the first failed attempt; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A thread that repeats one piece of work. Dropped, it ends after the attempt that runs.
+#[derive(Debug)]
+pub struct Task {
+    /// `None` once the task is told to end.
+    ask: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Task {
+    /// Runs `work` now and then every `interval`, on a thread `name`. Its error is a sentence, which
+    /// `reporter` shows until an attempt succeeds.
+    pub fn start(
+        name: &str,
+        interval: Duration,
+        metrics: TaskMetrics,
+        reporter: Reporter,
+        work: impl FnMut() -> Result<(), String> + Send + 'static,
+    ) -> io::Result<Self> {
+        // One place: asked again before it began, it runs once.
+        let (ask, asked) = sync_channel(1);
+        let task = Running {
+            name: name.to_owned(),
+            asked,
+            metrics,
+            reporter,
+            work,
+        };
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(256 * 1024);
+        let thread = thread.spawn(move || task.run(interval))?;
+        Ok(Self {
+            ask: Some(ask),
+            thread: Some(thread),
+        })
+    }
+
+    /// Asks for an iteration now, or right after the one that runs.
+    pub fn run_now(&self) {
+        if let Some(ask) = &self.ask
+            && let Err(TrySendError::Disconnected(())) = ask.try_send(())
+        {
+            tracing::error!("a task has ended unexpectedly: restart tbot");
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Running<W> {
+    name: String,
+    asked: Receiver<()>,
+    metrics: TaskMetrics,
+    reporter: Reporter,
+    work: W,
+}
+
+impl<W: FnMut() -> Result<(), String>> Running<W> {
+    fn run(mut self, interval: Duration) {
+        while self.iterate() {
+            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval) {
+                return;
+            }
+        }
+    }
+
+    /// One iteration with its retries; false when the task is to end.
+    fn iterate(&mut self) -> bool {
+        let begun = Instant::now();
+        self.metrics.iterations.inc();
+        let mut goes_on = true;
+        for attempt in 1..=ATTEMPTS {
+            let problem = match (self.work)() {
+                Ok(()) => {
+                    self.reporter.healthy();
+                    self.metrics.successful.observe((attempt - 1).into());
+                    self.metrics.duration.observe(begun.elapsed().as_secs_f64());
+                    return true;
+                }
+                Err(problem) => problem,
+            };
+            tracing::warn!("{}: attempt {attempt} of {ATTEMPTS}: {problem}", self.name);
+            self.reporter.unhealthy(problem);
+            if attempt == ATTEMPTS {
+                break;
+            }
+            // Asked for meanwhile: the pause is over.
+            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(pause(attempt)) {
+                goes_on = false;
+                break;
+            }
+        }
+        self.metrics.failed.inc();
+        self.metrics.duration.observe(begun.elapsed().as_secs_f64());
+        goes_on
+    }
+}
+
+/// The pause after a failed attempt: doubled each time, half to one and a half of it, so that many
+/// tbots that failed together do not try again together.
+fn pause(attempt: u32) -> Duration {
+    let share = RandomState::new().hash_one(attempt) as f64 / u64::MAX as f64;
+    (FIRST_PAUSE * 2_u32.pow(attempt - 1)).mul_f64(0.5 + share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::TaskMetricsFamily;
+    use crate::readyz::{self, Status};
+
+    #[test]
+    fn counts_retries_and_reports_what_failed() {
+        let metrics =
+            TaskMetricsFamily::register(&prometheus::Registry::new()).expect("empty registry");
+        let metrics = metrics.task("mux", "artifacts");
+        let registry = readyz::Registry::new();
+        let mut left = 2;
+        let (done, finished) = sync_channel(0);
+        let seen = registry.clone();
+        let task = Task::start(
+            "t",
+            Duration::from_secs(3600),
+            metrics.clone(),
+            registry.register("mux"),
+            move || {
+                left -= 1;
+                if left > 0 {
+                    return Err("no room".into());
+                }
+                done.send(seen.service("mux")).expect("the test waits");
+                Ok(())
+            },
+        )
+        .expect("a thread");
+        // Not to wait for the pause.
+        task.run_now();
+        let before = finished.recv().expect("the work runs").expect("registered");
+        assert_eq!(
+            (before.status, before.reason.as_str()),
+            (Status::Unhealthy, "no room")
+        );
+        drop(task);
+        assert_eq!(registry.overall().status, Status::Healthy);
+        assert_eq!((metrics.iterations.get(), metrics.failed.get()), (1, 0));
+        assert_eq!(
+            (
+                metrics.successful.get_sample_count(),
+                metrics.successful.get_sample_sum()
+            ),
+            (1, 1.0)
+        );
+    }
+
+    #[test]
+    fn pauses_grow_and_are_spread() {
+        for attempt in 1..ATTEMPTS {
+            let middle = FIRST_PAUSE * 2_u32.pow(attempt - 1);
+            assert!((middle / 2..=middle * 3 / 2).contains(&pause(attempt)));
+        }
+    }
+}
