@@ -199,55 +199,67 @@ fn an_ipv6_target_is_in_brackets() {
 
 #[test]
 fn localhost_is_reached_whichever_family_listens() {
-    let tbot = Tbot::start();
-    let four = Server::start_on(Ipv4Addr::LOCALHOST.into(), echo);
-    let target = format!("localhost:{}", four.address.port());
-    assert_echoes(&mut dial(&tbot, target), b"four");
-
-    let names = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let named = names.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next() == Some("::1") && words.any(|name| name == "localhost")
-    });
-    if !(named && common::has_ipv6()) {
-        return common::not_tested("localhost by IPv6", "it is no address of localhost here");
+    if !common::has_ipv6() {
+        return common::not_tested("localhost by IPv6", "this machine has no ::1");
     }
-    let six = Server::start_on(Ipv6Addr::LOCALHOST.into(), echo);
-    let target = format!("localhost:{}", six.address.port());
-    assert_echoes(&mut dial(&tbot, target), b"six");
+    let Some(start) = with_hosts("127.0.0.1 localhost\n::1 localhost\n") else {
+        return common::not_tested("localhost by IPv6", "no mount namespace allowed here");
+    };
+    let tbot = start.start();
+    for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        let echo = Server::start_on(ip, echo);
+        let target = format!("localhost:{}", echo.address.port());
+        assert_echoes(&mut dial(&tbot, target), b"whichever");
+    }
 }
 
-/// A name with two addresses, of which only the second listens, needs a hosts file of its own: a
-/// mount that only tbot sees.
 #[test]
 fn every_address_of_a_name_is_tried() {
-    let enter: &[&str] = if common::is_root() {
-        &["unshare", "--mount"]
-    } else {
-        &["unshare", "--map-root-user", "--mount"]
+    let hosts = "127.0.0.2 many.test\n127.0.0.3 many.test\n127.0.0.1 many.test\n";
+    let Some(start) = with_hosts(hosts) else {
+        return common::not_tested("all addresses", "no mount namespace allowed here");
     };
-    let allowed = std::process::Command::new(enter[0])
-        .args(&enter[1..])
-        .args(["mount", "--bind", "/etc/hostname", "/etc/hosts"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !allowed {
-        return common::not_tested("all addresses of a name", "no mount namespace allowed here");
-    }
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let hosts = directory.path().join("hosts");
-    let content = "127.0.0.2 many.test\n127.0.0.3 many.test\n127.0.0.1 many.test\n";
-    std::fs::write(&hosts, content).expect("the directory is ours");
-    let hosts = hosts.display().to_string();
-    let become_it = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
-    let tbot = Start::multiplexer()
-        .through(&[enter, &["sh", "-c", become_it, &hosts]].concat())
-        .start();
+    let tbot = start.start();
     let echo = Server::echo();
     let target = format!("many.test:{}", echo.address.port());
     let (mut client, errors) = dial_with_stderr(&tbot, target);
-    assert_echoes(&mut client, b"the last one");
+    assert_echoes(&mut client, b"one of them");
     assert_eq!(errors.all(), "", "addresses that fail are no news");
+
+    let closed = ClosedPort::new();
+    let target = format!("many.test:{}", closed.address.port());
+    let (mut client, errors) = dial_with_stderr(&tbot, &target);
+    let line = errors.one_line();
+    assert!(line.contains(&target), "{line} names {target}");
+    assert_refused(&mut client);
+}
+
+/// A tbot that knows these hosts: a mount that it alone sees. `None` where that is not allowed.
+fn with_hosts(hosts: &str) -> Option<Start> {
+    const BECOME_IT: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let enter: &[&str] = if common::is_root() {
+        &["unshare", "--mount", "sh", "-c", BECOME_IT]
+    } else {
+        &[
+            "unshare",
+            "--map-current-user",
+            "--keep-caps",
+            "--mount",
+            "sh",
+            "-c",
+            BECOME_IT,
+        ]
+    };
+    let start = Start::multiplexer();
+    let file = start.directory().join("hosts");
+    std::fs::write(&file, hosts).expect("the directory is ours");
+    let file = file.display().to_string();
+    std::process::Command::new(enter[0])
+        .args(&enter[1..])
+        .args([&file, "true"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+        .then(|| start.through(&[enter, &[&file]].concat()))
 }
 
 #[test]
