@@ -6,10 +6,9 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::process::{Process, run, succeed};
+use common::process::succeed;
 use common::procfs;
 use common::tbot::{Start, Tbot};
-use common::wait::until;
 
 #[test]
 fn livez_says_ok() {
@@ -279,50 +278,6 @@ fn a_taken_address_is_an_error_that_names_it() {
         .unwrap_or_else(|| panic!("no error in {end:?}"));
     assert!(error.contains(&taken), "{error} names {taken}");
     assert!(!end.stderr.contains("is ready at"), "nothing was started");
-}
-
-#[test]
-fn tbot_wait_ends_once_it_is_ready() {
-    let tbot = Tbot::start();
-    let address = tbot.address().to_string();
-    succeed(tbot_command().args(["wait", "--diag-addr", &address, "--timeout", "1m"]));
-    succeed(tbot_command().args([
-        "wait",
-        "--diag-addr",
-        &address,
-        "--service",
-        "ssh-multiplexer-1",
-        "--timeout",
-        "1m",
-    ]));
-}
-
-#[test]
-fn tbot_wait_waits_for_a_tbot_that_is_not_there_yet() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port");
-    let address = port.to_string();
-    let mut waiting =
-        Process::spawn(tbot_command().args(["wait", "--diag-addr", &address, "--timeout", "5m"]));
-    let _tbot = Start::multiplexer().diagnostics(&address).start();
-    let status = until("tbot wait ends", || waiting.ended());
-    assert!(status.success(), "{}", waiting.stderr.all());
-}
-
-#[test]
-fn tbot_wait_gives_up_after_its_timeout() {
-    let closed = common::server::ClosedPort::new();
-    let address = closed.address.to_string();
-    let end = run(tbot_command().args(["wait", "--diag-addr", &address, "--timeout", "1s"]));
-    assert_eq!(end.status.code(), Some(1), "{end:?}");
-    assert!(end.stderr.contains(&address), "{end:?} names {address}");
-}
-
-fn tbot_command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    command.env_clear();
-    command
 }
 
 struct Answer {

@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use common::black_hole::BlackHole;
 use common::process::{Finished, Process, run, succeed};
 use common::procfs;
@@ -178,6 +180,18 @@ fn a_black_hole_is_one_readable_line_on_ssh_s_stderr_after_the_connect_timeout()
     let end = ssh_to_dead(&sshd, &tbot, "127.0.0.1", hole.address.port());
     assert_one_line_names(&end, &hole.address.to_string());
     assert_one_error(&tbot, "timeout");
+}
+
+#[test]
+fn a_tbot_that_does_not_run_is_one_readable_line_on_ssh_s_stderr() {
+    let sshd = Sshd::start();
+    let mut tbot = Tbot::start();
+    tbot.signal(Signal::TERM);
+    tbot.exit();
+    let end = ssh_to_dead(&sshd, &tbot, "127.0.0.1", sshd.address.port());
+    let socket = tbot.socket().display().to_string();
+    let ours = end.stderr.lines().filter(|line| line.contains(&socket));
+    assert_eq!(ours.count(), 1, "{}", end.stderr);
 }
 
 #[test]

@@ -91,14 +91,16 @@ impl Errors {
         )
     }
 
-    /// The one line a refused client gets.
+    /// The one line a refused client gets, without anything in it that moves a terminal's cursor.
+    /// Its end may be that of ssh's own messages, CR LF.
     pub fn one_line(self) -> String {
         let text = self.all();
         let line = text
             .strip_suffix('\n')
-            .unwrap_or_else(|| panic!("{text:?} is no whole line"));
+            .map(|line| line.trim_end_matches('\r'));
+        let line = line.unwrap_or_else(|| panic!("{text:?} is no whole line"));
         assert!(
-            line.starts_with("tbot: ") && !line.contains('\n'),
+            line.starts_with("tbot: ") && !line.contains(char::is_control),
             "{text:?} is not one line of ours"
         );
         line.to_owned()
