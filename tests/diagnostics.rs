@@ -8,7 +8,9 @@ use std::process::Command;
 
 use common::process::succeed;
 use common::procfs;
+use common::server::{ClosedPort, Server};
 use common::tbot::{Start, Tbot};
+use common::v1::{assert_echoes, assert_refused, dial};
 
 #[test]
 fn livez_says_ok() {
@@ -186,6 +188,19 @@ fn every_metric_is_there_before_the_first_connection() {
         );
     }
     assert!(!metrics.contains("go_"), "there is no Go in it");
+}
+
+#[test]
+fn connections_that_reach_their_target_are_in_the_setup_histogram() {
+    let (tbot, echo) = (Tbot::start(), Server::echo());
+    for _ in 0..3 {
+        assert_echoes(&mut dial(&tbot, echo.address), b"up");
+    }
+    assert_refused(&mut dial(&tbot, ClosedPort::new().address));
+    tbot.await_idle();
+    let series = "tbot_ssh_multiplexer_setup_duration_seconds";
+    assert_eq!(tbot.metric(&format!("{series}_count")), 3);
+    assert_eq!(tbot.metric(&format!("{series}_bucket{{le=\"+Inf\"}}")), 3);
 }
 
 #[test]
