@@ -202,6 +202,17 @@ fn a_file_configures_what_flags_do() {
 }
 
 #[test]
+fn the_example_starts_with_paths_that_hold_from_everywhere() {
+    let start = Start::config(|_| include_str!("example.yaml").to_owned());
+    let destination = start.directory().join(".tbot");
+    let tbot = start.start();
+    tbot.stderr.line("ssh-multiplexer \"mux\" is ready at ");
+    let config = fs::read_to_string(destination.join("ssh_config")).expect("it was written");
+    let socket = destination.join("v1.sock").display().to_string();
+    assert!(config.contains(&socket), "{config} names {socket}");
+}
+
+#[test]
 fn a_key_that_is_unknown_starts_nothing() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let destination = directory.path().join("mux");
