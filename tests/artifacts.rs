@@ -132,6 +132,7 @@ fn unchanged_files_are_not_written_again() {
 
     // When the one is restored for the second time, the first signal was dealt with in full.
     for (restored, kept) in [(0, 1), (1, 0)] {
+        let written = state();
         for _ in 0..2 {
             fs::remove_file(&files[restored]).expect("it is there");
             tbot.signal(Signal::HUP);
