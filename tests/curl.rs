@@ -197,7 +197,7 @@ fn connections_that_reach_their_target_are_in_the_setup_histogram() {
         assert_echoes(&mut dial(&tbot, echo.address), b"up");
     }
     assert_refused(&mut dial(&tbot, ClosedPort::new().address));
-    tbot.await_idle();
+    tbot.await_ended(4);
     let series = "tbot_ssh_multiplexer_setup_duration_seconds";
     assert_eq!(tbot.metric(&format!("{series}_count")), 3);
     assert_eq!(tbot.metric(&format!("{series}_bucket{{le=\"+Inf\"}}")), 3);

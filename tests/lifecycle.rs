@@ -186,7 +186,7 @@ fn a_file_configures_what_flags_do() {
     tbot.stderr.line("ssh-multiplexer \"mux\" is ready at ");
     let target = format!("{}|prod", echo.address);
     assert_echoes(&mut dial(&tbot, &target), b"served");
-    tbot.await_idle();
+    tbot.await_ended(1);
     let mut first = dial(&tbot, &target);
     assert_echoes(&mut first, b"served");
     assert_refused(&mut dial(&tbot, &target));

@@ -74,7 +74,7 @@ fn a_dial_error_is_one_line_on_the_client_s_stderr() {
     let line = errors.one_line();
     assert!(line.contains(&closed.address.to_string()), "{line}");
     assert_refused(&mut client);
-    assert_eq!(tbot.await_idle().error, 1);
+    assert_eq!(tbot.await_ended(1).error, 1);
     // The operator sees it too.
     tbot.stderr
         .line_where("the refused target in the log", |line| {
@@ -86,7 +86,7 @@ fn a_dial_error_is_one_line_on_the_client_s_stderr() {
 fn a_dial_error_without_a_stderr_closes_the_connection() {
     let (tbot, closed) = (Tbot::start(), ClosedPort::new());
     assert_refused(&mut dial(&tbot, closed.address));
-    assert_eq!(tbot.await_idle().error, 1);
+    assert_eq!(tbot.await_ended(1).error, 1);
     assert_eq!(tbot.refused("refused"), 1);
 }
 
@@ -130,8 +130,7 @@ fn a_stderr_that_is_a_full_pipe_blocks_nobody() {
         assert_refused(client);
     }
     assert_echoes(&mut dial(&tbot, echo.address), b"served");
-    let counts = tbot.await_idle();
-    assert_eq!((counts.ok, counts.error), (1, 50));
+    assert_eq!(tbot.await_ended(51).error, 50);
     drop(unread);
 }
 
@@ -160,7 +159,7 @@ fn a_stderr_that_cannot_be_written_to_does_no_harm() {
 fn descriptors_beyond_the_one_are_closed() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
     assert_echoes(&mut dial(&tbot, echo.address), b"warm");
-    tbot.await_idle();
+    tbot.await_ended(1);
     let before = procfs::descriptors(tbot.pid());
     let (unread, writer) = Errors::pipe();
     for count in [2, 10, 253] {
@@ -181,7 +180,7 @@ fn descriptors_beyond_the_one_are_closed() {
     let mut back = [0];
     client.read_exact(&mut back).expect("the target answers");
     drop(client);
-    tbot.await_idle();
+    tbot.await_ended(5);
     tbot.await_descriptors(before);
     drop(unread);
 }
@@ -320,7 +319,7 @@ fn a_request_that_is_not_text_is_refused() {
         client.write_all(bytes).expect("the multiplexer reads");
         assert_refused(&mut client);
     }
-    assert_eq!(tbot.await_idle().error, 3);
+    assert_eq!(tbot.await_ended(3).error, 3);
 }
 
 #[test]
@@ -330,7 +329,7 @@ fn a_request_without_an_end_of_4_kib_is_refused_while_the_client_still_sends() {
     // It is refused somewhere in the middle, so the rest cannot be written.
     client.write_all(&vec![b'a'; 1 << 20]).ok();
     assert_refused(&mut client);
-    assert_eq!(tbot.await_idle().error, 1);
+    assert_eq!(tbot.await_ended(1).error, 1);
 }
 
 #[test]
@@ -342,8 +341,7 @@ fn a_client_that_ends_before_its_request_does_is_refused() {
         client.shutdown(Shutdown::Write).expect("it is open");
         assert_refused(&mut client);
     }
-    let counts = tbot.await_idle();
-    assert_eq!((counts.started, counts.error), (2, 2));
+    assert_eq!(tbot.await_ended(2).error, 2);
 }
 
 #[test]
@@ -368,8 +366,7 @@ fn a_request_that_does_not_come_in_time_is_refused() {
     }
     drop(stop);
     dripper.join().expect("it only writes");
-    let counts = tbot.await_idle();
-    assert_eq!((counts.started, counts.error), (3, 3));
+    assert_eq!(tbot.await_ended(3).error, 3);
     assert_eq!(tbot.refused("slow"), 3);
 }
 
@@ -400,7 +397,7 @@ fn a_black_hole_is_given_up_after_the_connect_timeout() {
     let line = errors.one_line();
     assert!(line.contains(&hole.address.to_string()), "{line}");
     assert_refused(&mut client);
-    assert_eq!(tbot.await_idle().error, 1);
+    assert_eq!(tbot.await_ended(1).error, 1);
     assert_eq!(tbot.refused("timeout"), 1);
 }
 
@@ -412,8 +409,7 @@ fn a_client_that_goes_away_while_its_target_is_dialled_is_forgotten() {
     let clients: Vec<_> = (0..20).map(|_| dial(&tbot, hole.address)).collect();
     tbot.await_in_flight(20);
     drop(clients);
-    let counts = tbot.await_idle();
-    assert_eq!((counts.started, counts.error), (20, 20));
+    assert_eq!(tbot.await_ended(20).error, 20);
     assert_eq!(tbot.refused("gone"), 20);
     tbot.await_descriptors(before);
 }

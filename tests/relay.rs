@@ -152,15 +152,14 @@ fn a_client_that_does_not_read_loses_nothing_and_blocks_nobody() {
         assert_eq!(read_to_end(client), b"");
     }
     drop(slow);
-    let counts = tbot.await_idle();
-    assert_eq!(counts.started, 9);
+    tbot.await_ended(9);
 }
 
 #[test]
 fn a_client_that_goes_away_ends_a_target_that_sends_for_ever() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
     assert_echoes(&mut dial(&tbot, echo.address), b"warm");
-    tbot.await_idle();
+    tbot.await_ended(1);
     let before = procfs::descriptors(tbot.pid());
     let endless = Server::start(|mut stream| while stream.write_all(&[0; 4096]).is_ok() {});
     for _ in 0..5 {
@@ -168,7 +167,7 @@ fn a_client_that_goes_away_ends_a_target_that_sends_for_ever() {
         let mut some = [0; 4096];
         client.read_exact(&mut some).expect("it sends");
     }
-    assert_eq!(tbot.await_idle().started, 6);
+    tbot.await_ended(6);
     tbot.await_descriptors(before);
 }
 
@@ -232,7 +231,7 @@ fn a_flood_of_connections_leaves_nothing_behind() {
     const CONNECTIONS: u64 = 2000;
     let (tbot, echo) = (Tbot::start(), Server::echo());
     assert_echoes(&mut dial(&tbot, echo.address), b"warm");
-    tbot.await_idle();
+    tbot.await_ended(1);
     let before = procfs::descriptors(tbot.pid());
     for number in 0..CONNECTIONS {
         let mut client = connect(&tbot);
@@ -247,8 +246,7 @@ fn a_flood_of_connections_leaves_nothing_behind() {
             .write_all(&request[..part])
             .expect("the multiplexer reads");
     }
-    let counts = tbot.await_idle();
-    assert_eq!(counts.started, CONNECTIONS + 1);
+    let counts = tbot.await_ended(CONNECTIONS + 1);
     assert!(
         counts.error >= CONNECTIONS * 2 / 3,
         "a request that never came is an error: {counts:?}"
@@ -326,7 +324,7 @@ fn out_of_descriptors_it_refuses_and_lives() {
     let counts = tbot.counts();
     assert_eq!(counts.in_flight, served.len() as u64, "{counts:?}");
     drop(served);
-    let counts = tbot.await_idle();
+    let counts = tbot.await_ended(100);
     assert_eq!(counts.error, refused, "{counts:?}");
     let mut next = dial(&tbot, target.address);
     next.read_exact(&mut [0]).expect("it greets");

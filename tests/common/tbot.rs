@@ -225,10 +225,13 @@ impl Tbot {
         self.await_counts_where(&format!("{wanted:?}"), |counts| counts == wanted);
     }
 
-    /// Waits until nothing is in flight and everything that was started is accounted for.
-    pub fn await_idle(&self) -> Counts {
-        self.await_counts_where("all connections ended", |counts| {
-            counts.in_flight == 0 && counts.started == counts.ok + counts.error
+    /// Waits until that many connections were started and all of them have ended. Clients that left
+    /// may still wait to be accepted, so the number is part of it.
+    pub fn await_ended(&self, started: u64) -> Counts {
+        self.await_counts_where(&format!("{started} connections ended"), |counts| {
+            counts.started == started
+                && counts.in_flight == 0
+                && counts.ok + counts.error == started
         })
     }
 
