@@ -1,0 +1,295 @@
+//! The destination directory: what is written there, how, and what is refused.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use common::process::succeed;
+use common::server::Server;
+use common::tbot::{Start, Tbot};
+use common::v1::{assert_echoes, dial};
+use common::wait::until;
+
+#[test]
+fn everything_is_private_and_nothing_else_is_left() {
+    let tbot = Tbot::start();
+    assert_eq!(mode(&tbot.destination), 0o700);
+    for name in ["ssh_config", "known_hosts", "v1.sock", ".tbot.lock"] {
+        assert_eq!(mode(&tbot.destination.join(name)), 0o600, "{name}");
+    }
+    assert_eq!(
+        names(&tbot.destination),
+        [".tbot.lock", "known_hosts", "ssh_config", "v1.sock"]
+            .map(String::from)
+            .into(),
+        "no temporary file"
+    );
+}
+
+#[test]
+fn an_existing_directory_is_made_private() {
+    let directory = directory();
+    let destination = directory.path().join("mux");
+    fs::create_dir(&destination).expect("the directory is ours");
+    set_mode(&destination, 0o755);
+    let tbot = Start::multiplexer().destination(&destination).start();
+    assert_eq!(mode(&tbot.destination), 0o700);
+}
+
+#[test]
+fn a_directory_with_other_files_keeps_its_mode() {
+    let directory = directory();
+    let destination = directory.path().join("etc");
+    fs::create_dir(&destination).expect("the directory is ours");
+    fs::write(destination.join("passwd"), "").expect("the directory is ours");
+    set_mode(&destination, 0o755);
+    let tbot = Start::multiplexer().destination(&destination).start();
+    assert_eq!(mode(&tbot.destination), 0o755, "it is not tbot's alone");
+    for name in ["ssh_config", "known_hosts", "v1.sock"] {
+        assert_eq!(mode(&tbot.destination.join(name)), 0o600, "{name}");
+    }
+    let warning = tbot.stderr.line("WARN");
+    assert!(warning.contains("755"), "{warning}");
+}
+
+#[test]
+fn files_are_for_their_owner_whatever_the_umask() {
+    for mask in ["000", "077"] {
+        let tbot = Start::multiplexer()
+            .through(&["sh", "-c", "umask \"$0\" && exec \"$@\"", mask])
+            .start();
+        assert_eq!(mode(&tbot.destination), 0o700, "umask {mask}");
+        for name in ["ssh_config", "known_hosts", "v1.sock"] {
+            assert_eq!(mode(&tbot.destination.join(name)), 0o600, "{name}, {mask}");
+        }
+    }
+}
+
+#[test]
+fn generated_files_say_so_at_both_ends() {
+    let tbot = Tbot::start();
+    for name in ["ssh_config", "known_hosts"] {
+        let text = read(&tbot.destination.join(name));
+        assert!(text.ends_with('\n'), "{name}: {text:?}");
+        for line in [text.lines().next(), text.lines().last()] {
+            assert!(
+                line.is_some_and(|line| line.starts_with('#')),
+                "{name}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn ssh_understands_the_ssh_config() {
+    for (arguments, host) in [
+        (&[][..], "host"),
+        (&["--cluster-name", "prod"], "host.prod"),
+    ] {
+        let tbot = Tbot::with(arguments);
+        let mut ssh = Command::new("ssh");
+        let options = succeed(ssh.arg("-G").arg("-F").arg(tbot.ssh_config()).arg(host));
+        let option = |name: &str| {
+            options
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+                .unwrap_or_else(|| panic!("no {name} in\n{options}"))
+        };
+        assert_eq!(option("port"), "22");
+        assert_eq!(option("proxyusefdpass"), "yes");
+        assert!(option("proxycommand").contains("ssh-multiplexer-proxy-command"));
+    }
+}
+
+#[test]
+fn unchanged_files_are_not_written_again() {
+    let directory = directory();
+    let destination = directory.path().join("mux");
+    let files = [
+        destination.join("ssh_config"),
+        destination.join("known_hosts"),
+    ];
+    let state = || {
+        files.each_ref().map(|file| {
+            let metadata = fs::metadata(file).expect("it was written");
+            (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+        })
+    };
+    let mut tbot = Start::multiplexer().destination(&destination).start();
+    let written = state();
+    tbot.signal(Signal::TERM);
+    tbot.exit();
+    let tbot = Start::multiplexer().destination(&destination).start();
+    assert_eq!(state(), written, "by a restart");
+
+    // When the one is restored for the second time, the first signal was dealt with in full.
+    for (restored, kept) in [(0, 1), (1, 0)] {
+        let written = state();
+        for _ in 0..2 {
+            fs::remove_file(&files[restored]).expect("it is there");
+            tbot.signal(Signal::HUP);
+            until("the missing file is back", || {
+                files[restored].exists().then_some(())
+            });
+        }
+        assert_eq!(state()[kept], written[kept], "by SIGHUP");
+    }
+}
+
+#[test]
+fn sighup_restores_what_was_altered_or_deleted() {
+    let tbot = Tbot::start();
+    for name in ["ssh_config", "known_hosts"] {
+        let path = tbot.destination.join(name);
+        let original = read(&path);
+        fs::write(&path, "altered\n").expect("the file is ours");
+        set_mode(&path, 0o644);
+        tbot.signal(Signal::HUP);
+        until("the altered file is restored", || {
+            (read(&path) == original).then_some(())
+        });
+        assert_eq!(mode(&path), 0o600);
+        fs::remove_file(&path).expect("it is there");
+        tbot.signal(Signal::HUP);
+        until("the deleted file is restored", || {
+            path.exists().then_some(())
+        });
+        assert_eq!(read(&path), original);
+    }
+    assert_eq!(names(&tbot.destination).len(), 4, "no temporary file");
+}
+
+#[test]
+fn connections_live_through_sighup() {
+    let (tbot, echo) = (Tbot::start(), Server::echo());
+    let mut client = dial(&tbot, echo.address);
+    assert_echoes(&mut client, b"before");
+    fs::remove_file(tbot.ssh_config()).expect("it is there");
+    tbot.signal(Signal::HUP);
+    until("SIGHUP was dealt with", || {
+        tbot.ssh_config().exists().then_some(())
+    });
+    assert_echoes(&mut client, b"behind");
+    assert_echoes(&mut dial(&tbot, echo.address), b"new");
+}
+
+#[test]
+fn a_symlink_of_the_same_user_is_followed() {
+    let directory = directory();
+    fs::create_dir(directory.path().join("real")).expect("the directory is ours");
+    symlink("real", directory.path().join("link")).expect("the directory is ours");
+    let destination = directory.path().join("link/mux");
+    let tbot = Start::multiplexer().destination(&destination).start();
+    assert!(tbot.socket().exists());
+}
+
+#[test]
+fn a_symlink_of_someone_else_is_refused() {
+    if !common::is_root() {
+        return common::not_tested("foreign symlinks", "only root can make one");
+    }
+    let directory = directory();
+    let link = directory.path().join("link");
+    fs::create_dir(directory.path().join("real")).expect("the directory is ours");
+    symlink("real", &link).expect("the directory is ours");
+    lchown(&link, Some(common::STRANGER), None).expect("root may");
+    for destination in [link.join("mux"), link.clone()] {
+        assert_refused(&destination, &link.display().to_string());
+    }
+    assert_eq!(names(&directory.path().join("real")), BTreeSet::new());
+}
+
+#[test]
+fn a_directory_of_someone_else_is_refused() {
+    if !common::is_root() {
+        return common::not_tested("foreign directories", "only root can make one");
+    }
+    let directory = directory();
+    let destination = directory.path().join("mux");
+    fs::create_dir(&destination).expect("the directory is ours");
+    lchown(&destination, Some(common::STRANGER), None).expect("root may");
+    assert_refused(&destination, &destination.display().to_string());
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_refused() {
+    for writable in [0o770, 0o707, 0o777] {
+        let directory = directory();
+        let destination = directory.path().join("mux");
+        fs::create_dir(&destination).expect("the directory is ours");
+        set_mode(&destination, writable);
+        assert_refused(&destination, &destination.display().to_string());
+        assert_eq!(names(&destination), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_file_is_no_destination() {
+    let directory = directory();
+    let destination = directory.path().join("file");
+    fs::write(&destination, "mine").expect("the directory is ours");
+    assert_refused(&destination, &destination.display().to_string());
+    assert_eq!(read(&destination), "mine");
+}
+
+#[test]
+fn a_destination_below_a_file_is_refused() {
+    let directory = directory();
+    let file = directory.path().join("file");
+    fs::write(&file, "mine").expect("the directory is ours");
+    assert_refused(&file.join("mux"), &file.display().to_string());
+}
+
+#[test]
+fn directories_on_the_way_are_made() {
+    let directory = directory();
+    let destination = directory.path().join("a/b/c");
+    let tbot = Start::multiplexer().destination(&destination).start();
+    assert!(tbot.socket().exists());
+}
+
+/// tbot does not start in `destination`, and its one message names `path`.
+fn assert_refused(destination: &Path, path: &str) {
+    let end = Start::multiplexer().destination(destination).finish();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    let error = end
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("ERROR: "))
+        .unwrap_or_else(|| panic!("no error in {end:?}"));
+    assert!(error.contains(path), "{error} names {path}");
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a directory for temporary files")
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .mode()
+        & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
+fn read(path: &PathBuf) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn names(path: &Path) -> BTreeSet<String> {
+    fs::read_dir(path)
+        .expect("it is a directory")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}

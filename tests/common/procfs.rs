@@ -1,0 +1,83 @@
+//! What the kernel says of a process.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::Pid;
+
+/// How many descriptors it has open.
+pub fn descriptors(pid: Pid) -> usize {
+    entries(pid, "fd").len()
+}
+
+/// What its descriptors are, for a message.
+pub fn descriptor_list(pid: Pid) -> Vec<String> {
+    let mut list: Vec<String> = entries(pid, "fd")
+        .into_iter()
+        .filter_map(|fd| fs::read_link(fd).ok())
+        .map(|target| target.display().to_string())
+        .collect();
+    list.sort();
+    list
+}
+
+/// The names of its threads.
+pub fn threads(pid: Pid) -> Vec<String> {
+    entries(pid, "task")
+        .into_iter()
+        .filter_map(|task| fs::read_to_string(task.join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect()
+}
+
+/// Soft and hard limit of its open files.
+pub fn descriptor_limits(pid: Pid) -> (u64, u64) {
+    let limits = fs::read_to_string(path(pid, "limits")).expect("the process is there");
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .expect("every kernel has this limit");
+    let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+    let mut next = || numbers.next().expect("two numbers");
+    (next(), next())
+}
+
+/// Its children, their children and so on, the nearest first.
+pub fn descendants(pid: Pid) -> Vec<Pid> {
+    let parents: Vec<(Pid, i32)> = fs::read_dir("/proc")
+        .expect("there is a /proc")
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name, in parentheses, may hold anything; behind it: state, parent.
+            let (_, rest) = stat.rsplit_once(')')?;
+            let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
+            Some((Pid::from_raw(pid)?, parent))
+        })
+        .collect();
+    let mut found = vec![pid];
+    let mut place = 0;
+    while place < found.len() {
+        let parent = found[place].as_raw_pid();
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(child, _)| *child),
+        );
+        place += 1;
+    }
+    found.remove(0);
+    found
+}
+
+fn entries(pid: Pid, directory: &str) -> Vec<PathBuf> {
+    fs::read_dir(path(pid, directory))
+        .expect("the process is there and ours")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
+
+fn path(pid: Pid, file: &str) -> PathBuf {
+    format!("/proc/{}/{file}", pid.as_raw_pid()).into()
+}

@@ -1,0 +1,347 @@
+//! Start and stop: one tbot a destination, limits, signals, an orderly end.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use common::server::Server;
+use common::tbot::{Counts, Start, Tbot};
+use common::v1::{
+    Errors, assert_echoes, assert_refused, connect, dial, read_to_end, request,
+    send_with_descriptors, try_connect,
+};
+use common::{STRANGER, as_user, http, procfs};
+
+#[test]
+fn a_second_tbot_on_the_same_destination_is_refused_with_the_pid_of_the_first() {
+    let (first, echo) = (Tbot::start(), Server::echo());
+    let pid = first.pid().as_raw_pid().to_string();
+    let lock = fs::read_to_string(first.destination.join(".tbot.lock")).expect("it is held");
+    assert_eq!(lock.trim(), pid);
+
+    let second = Start::multiplexer()
+        .destination(&first.destination)
+        .finish();
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let error = second
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("ERROR: "))
+        .unwrap_or_else(|| panic!("no error in {second:?}"));
+    assert!(error.contains(&pid), "{error} names {pid}");
+    // The first did not suffer.
+    assert_echoes(&mut dial(&first, echo.address), b"served");
+}
+
+#[test]
+fn the_stale_socket_of_a_killed_one_is_replaced() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let destination = directory.path().join("mux");
+    let start = || Start::multiplexer().destination(&destination).start();
+    let mut killed = start();
+    killed.signal(Signal::KILL);
+    killed.exit();
+    assert!(killed.socket().exists(), "nobody was left to remove it");
+    let (tbot, echo) = (start(), Server::echo());
+    assert_echoes(&mut dial(&tbot, echo.address), b"served");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_to_the_hard_one() {
+    let tbot = Start::multiplexer()
+        .through(&["prlimit", "--nofile=256:4096"])
+        .start();
+    assert_eq!(procfs::descriptor_limits(tbot.pid()), (4096, 4096));
+}
+
+#[test]
+fn without_connections_a_signal_ends_it_at_once() {
+    for signal in [Signal::TERM, Signal::INT] {
+        // Were the grace waited for, the test would not end in time.
+        let mut tbot = Tbot::with(&["--shutdown-grace", "1h"]);
+        tbot.signal(signal);
+        let status = tbot.exit();
+        assert_eq!(status.code(), Some(0), "{}", tbot.stderr.all());
+        assert!(!tbot.socket().exists());
+        assert!(try_connect(&tbot.socket()).is_err());
+        assert!(tbot.ssh_config().exists(), "files stay, as they stay true");
+    }
+}
+
+#[test]
+fn connections_in_flight_may_end_in_their_own_time() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (mut tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
+        let mut clients: Vec<_> = (0..3).map(|_| dial(&tbot, echo.address)).collect();
+        for client in &mut clients {
+            assert_echoes(client, b"before");
+        }
+        tbot.signal(signal);
+        await_still_open(&tbot, 3);
+        // Nobody new gets in: either the socket is gone, or it ends without a byte.
+        if let Ok(mut late) = try_connect(&tbot.socket()) {
+            assert_refused(&mut late);
+        }
+        for client in &mut clients {
+            assert_echoes(client, b"while it stops");
+        }
+        assert_eq!(tbot.ended(), None);
+        drop(clients);
+        assert_eq!(tbot.exit().code(), Some(0), "{}", tbot.stderr.all());
+        assert!(!tbot.socket().exists());
+    }
+}
+
+#[test]
+fn diagnostics_answer_while_connections_end() {
+    let (tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
+    let mut client = dial(&tbot, echo.address);
+    assert_echoes(&mut client, b"before");
+    tbot.signal(Signal::TERM);
+    await_still_open(&tbot, 1);
+    assert_eq!(tbot.counts().in_flight, 1);
+    // A load balancer or a probe must not send anyone here any more.
+    let (status, body) = http::get(tbot.address(), "/readyz");
+    assert_eq!(status, 503, "{body}");
+}
+
+#[test]
+fn connections_are_closed_when_their_grace_is_over() {
+    let (mut tbot, echo) = (Tbot::with(&["--shutdown-grace", "1s"]), Server::echo());
+    let mut client = dial(&tbot, echo.address);
+    assert_echoes(&mut client, b"before");
+    tbot.signal(Signal::TERM);
+    assert_eq!(read_to_end(&mut client), b"");
+    assert_eq!(tbot.exit().code(), Some(0), "{}", tbot.stderr.all());
+    assert!(!tbot.socket().exists());
+}
+
+#[test]
+fn a_dial_under_way_does_not_hold_up_the_end() {
+    let mut tbot = Tbot::with(&["--shutdown-grace", "1s", "--connect-timeout", "1h"]);
+    let hole = common::black_hole::BlackHole::open();
+    let mut client = dial(&tbot, hole.address);
+    tbot.await_in_flight(1);
+    tbot.signal(Signal::TERM);
+    assert_refused(&mut client);
+    assert_eq!(tbot.exit().code(), Some(0), "{}", tbot.stderr.all());
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
+        let (mut tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
+        let mut client = dial(&tbot, echo.address);
+        assert_echoes(&mut client, b"before");
+        tbot.signal(first);
+        await_still_open(&tbot, 1);
+        tbot.signal(second);
+        tbot.exit();
+        read_to_end(&mut client);
+        assert!(!tbot.socket().exists());
+    }
+}
+
+#[test]
+fn the_pid_file_is_there_while_it_runs() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("tbot.pid");
+    let mut tbot = Start::multiplexer()
+        .args(["--pid-file".as_ref(), path.as_os_str()])
+        .start();
+    let pid = fs::read_to_string(&path).expect("it was written");
+    assert_eq!(pid.trim(), tbot.pid().as_raw_pid().to_string());
+    tbot.signal(Signal::TERM);
+    tbot.exit();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_file_configures_what_flags_do() {
+    let echo = Server::echo();
+    let mut tbot = Start::config(|destination| {
+        format!(
+            "version: v2\n\
+             diag_addr: 127.0.0.1:0\n\
+             shutdown_grace: 1h\n\
+             services:\n\
+             - type: ssh-multiplexer\n\
+             \x20 name: mux\n\
+             \x20 destination:\n\
+             \x20   type: directory\n\
+             \x20   path: {}\n\
+             \x20 cluster_name: prod\n\
+             \x20 connect_timeout: 2s\n\
+             \x20 max_connections: 1\n",
+            destination.display()
+        )
+    })
+    .start();
+    tbot.stderr.line("ssh-multiplexer \"mux\" is ready at ");
+    let target = format!("{}|prod", echo.address);
+    assert_echoes(&mut dial(&tbot, &target), b"served");
+    tbot.await_ended(1);
+    let mut first = dial(&tbot, &target);
+    assert_echoes(&mut first, b"served");
+    assert_refused(&mut dial(&tbot, &target));
+    tbot.await_counts(Counts {
+        started: 3,
+        ok: 1,
+        error: 1,
+        in_flight: 1,
+    });
+    drop(first);
+    tbot.signal(Signal::TERM);
+    assert_eq!(tbot.exit().code(), Some(0));
+}
+
+#[test]
+fn the_example_starts_with_paths_that_hold_from_everywhere() {
+    let start = Start::config(|_| include_str!("example.yaml").to_owned());
+    let destination = start.directory().join(".tbot");
+    let tbot = start.start();
+    tbot.stderr.line("ssh-multiplexer \"mux\" is ready at ");
+    let config = fs::read_to_string(destination.join("ssh_config")).expect("it was written");
+    let socket = destination.join("v1.sock").display().to_string();
+    assert!(config.contains(&socket), "{config} names {socket}");
+}
+
+#[test]
+fn a_key_that_is_unknown_starts_nothing() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let destination = directory.path().join("mux");
+    let end = Start::config(|_| {
+        format!(
+            "version: v2\n\
+             services:\n\
+             - type: ssh-multiplexer\n\
+             \x20 destination: {{ type: directory, path: {} }}\n\
+             \x20 max_conections: 5\n",
+            destination.display()
+        )
+    })
+    .finish();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    let error = end
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("ERROR: "))
+        .unwrap_or_else(|| panic!("no error in {end:?}"));
+    for part in ["tbot.yaml", "5", "max_conections", "max_connections"] {
+        assert!(error.contains(part), "{error} names {part}");
+    }
+    assert!(!destination.exists());
+}
+
+#[test]
+fn logs_hold_no_escapes_where_stderr_is_no_terminal() {
+    let tbot = Tbot::start();
+    assert!(!tbot.stderr.so_far().contains('\x1b'));
+    assert_eq!(tbot.stdout.so_far(), "");
+}
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    let mut tbot = Tbot::with(&["--log-format", "json"]);
+    tbot.signal(Signal::TERM);
+    tbot.exit();
+    for line in tbot.stderr.all().lines() {
+        let object: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        assert!(object.is_object(), "{line}");
+    }
+}
+
+#[test]
+fn others_cannot_reach_the_socket() {
+    if !common::is_root() {
+        return common::not_tested("other users", "only root can be one");
+    }
+    let tbot = reachable(&[]);
+    let error = as_user(STRANGER, || try_connect(&tbot.socket())).expect_err("closed to others");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    assert_eq!(tbot.counts(), Counts::default());
+}
+
+#[test]
+fn others_who_reach_the_socket_are_refused() {
+    if !common::is_root() {
+        return common::not_tested("other users", "only root can be one");
+    }
+    let (tbot, echo) = (reachable(&[]), Server::echo());
+    open(&tbot.destination, 0o711);
+    open(&tbot.socket(), 0o666);
+    assert_told_to_leave(&tbot, STRANGER, &echo);
+    assert_eq!(tbot.refused("peer"), 1);
+    assert_echoes(&mut dial(&tbot, echo.address), b"its own user");
+}
+
+#[test]
+fn only_listed_users_are_served_beside_its_own() {
+    if !common::is_root() {
+        return common::not_tested("other users", "only root can be one");
+    }
+    let listed = STRANGER.to_string();
+    let (tbot, echo) = (reachable(&["--allowed-uid", &listed]), Server::echo());
+    assert_eq!(mode(&tbot.destination), 0o711);
+    assert_eq!(mode(&tbot.socket()), 0o666);
+    let mut client = as_user(STRANGER, || dial(&tbot, echo.address));
+    assert_echoes(&mut client, b"listed");
+    assert_echoes(&mut dial(&tbot, echo.address), b"its own user");
+    assert_told_to_leave(&tbot, STRANGER - 1, &echo);
+    assert_eq!(tbot.refused("peer"), 1);
+}
+
+/// A tbot in a directory that others may pass through.
+fn reachable(arguments: &[&str]) -> Tbot {
+    let start = Start::multiplexer().args(arguments);
+    open(start.directory(), 0o711);
+    start.start()
+}
+
+fn assert_told_to_leave(tbot: &Tbot, uid: u32, echo: &Server) {
+    let (mut client, errors) = as_user(uid, || {
+        let client = connect(tbot);
+        let (errors, writer) = Errors::pipe();
+        send_with_descriptors(&client, &request(echo.address), &[writer.as_fd()]);
+        (client, errors)
+    });
+    assert_refused(&mut client);
+    let line = errors.one_line();
+    assert!(line.contains(&uid.to_string()), "{line} names {uid}");
+}
+
+/// Waits for the line that says how many connections are still open.
+fn await_still_open(tbot: &Tbot, count: usize) {
+    let count = count.to_string();
+    tbot.stderr
+        .line_where(&format!("{count} still open"), |line| {
+            line.contains("open")
+                && line
+                    // The time has numbers too.
+                    .split_once("INFO")
+                    .or_else(|| line.split_once("WARN"))
+                    .is_some_and(|(_, text)| {
+                        text.split(|c: char| !c.is_alphanumeric())
+                            .any(|word| word == count)
+                    })
+        });
+}
+
+fn open(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path)
+        .expect("it is there")
+        .permissions()
+        .mode()
+        & 0o7777
+}
