@@ -4,7 +4,6 @@
 //! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
 //! Registering fails only where the registry holds a metric of the same name already.
 
-#[cfg(feature = "multiplexer")]
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
