@@ -65,7 +65,6 @@ enum Event {
 
 /// A multiplexer that serves, and the task that keeps its files.
 struct Service {
-    name: String,
     multiplexer: Arc<Multiplexer>,
     artifacts: Option<Task>,
     reporter: readyz::Reporter,
@@ -132,15 +131,6 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             diagnostics.local_addr()
         );
     }
-    for Service {
-        name, multiplexer, ..
-    } in &services
-    {
-        tracing::info!(
-            "ssh-multiplexer {name:?} is ready at {}",
-            multiplexer.socket_path().display()
-        );
-    }
 
     serve(&events, &services);
     stop(
@@ -181,7 +171,18 @@ fn start(
     let multiplexer = Arc::new(multiplexer);
     let artifacts = {
         let (multiplexer, metrics) = (multiplexer.clone(), tasks.task(&service.name, "artifacts"));
-        let work = move || multiplexer.write_artifacts();
+        let mut ready = format!(
+            "ssh-multiplexer {:?} is ready at {}",
+            service.name,
+            multiplexer.socket_path().display()
+        );
+        let work = move || {
+            multiplexer.write_artifacts()?;
+            if !ready.is_empty() {
+                tracing::info!("{}", std::mem::take(&mut ready));
+            }
+            Ok(())
+        };
         Task::start(
             "mux-artifacts",
             settings.renewal_interval,
@@ -192,7 +193,6 @@ fn start(
     };
     let artifacts = artifacts.map_err(system("start a thread"))?;
     Ok(Service {
-        name: service.name.clone(),
         artifacts: Some(artifacts),
         multiplexer,
         reporter,
