@@ -1,9 +1,9 @@
 //! A target that never answers, without leaving this machine.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+use super::server::listen_on;
 
 /// A listener whose queue is full: the kernel drops every further SYN.
 pub struct BlackHole {
@@ -14,11 +14,7 @@ pub struct BlackHole {
 
 impl BlackHole {
     pub fn open() -> Self {
-        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        // The standard library does not let one choose the length of the queue.
-        listen(&listener, 0).expect("it is bound");
-        let listener = TcpListener::from(listener);
+        let listener = listen_on(Ipv4Addr::LOCALHOST.into(), 0);
         let address = listener.local_addr().expect("it is bound");
         let mut queue = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) {

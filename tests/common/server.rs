@@ -2,9 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 
 use super::wait::PATIENCE;
 
@@ -23,8 +26,10 @@ impl Server {
 
     /// On a free port of `ip`.
     pub fn start_on(ip: IpAddr, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((ip, 0))
-            .unwrap_or_else(|error| panic!("cannot listen on {ip}: {error}"));
+        // Longer than any test's crowd: where the queue of a listener overflows, the kernel lets
+        // clients believe that they are connected (SYN cookies), and a target that speaks first is
+        // waited for in vain.
+        let listener = listen_on(ip, 4096);
         let address = listener.local_addr().expect("it is bound");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -93,18 +98,38 @@ pub fn echo(mut stream: TcpStream) {
     stream.shutdown(Shutdown::Write).ok();
 }
 
+/// A listener on a free port of `ip` with a queue of its own length; the standard library's is 128.
+pub fn listen_on(ip: IpAddr, queue: i32) -> TcpListener {
+    bound(ip)
+        .and_then(|socket| {
+            rustix::net::listen(&socket, queue)?;
+            Ok(socket.into())
+        })
+        .unwrap_or_else(|error| panic!("cannot listen on {ip}: {error}"))
+}
+
+fn bound(ip: IpAddr) -> rustix::io::Result<OwnedFd> {
+    let address = SocketAddr::from((ip, 0));
+    let family = if ip.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
 /// A port of 127.0.0.1 on which nothing listens. Held bound while the guard lives, so that no other
 /// test gets it.
 pub struct ClosedPort {
     pub address: SocketAddr,
-    _bound: std::os::fd::OwnedFd,
+    _bound: OwnedFd,
 }
 
 impl ClosedPort {
     pub fn new() -> Self {
-        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
-        let bound = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&bound, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let bound = bound(Ipv4Addr::LOCALHOST.into()).expect("a free port");
         let address = getsockname(&bound)
             .ok()
             .and_then(|address| SocketAddr::try_from(address).ok())
