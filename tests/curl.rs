@@ -173,20 +173,12 @@ fn every_metric_is_there_before_the_first_connection() {
     ] {
         assert_eq!(tbot.refused(reason), 0);
     }
-    for family in [
-        "tbot_build_info{",
-        "process_cpu_seconds_total ",
-        "process_max_fds ",
-        "process_open_fds ",
-        "process_resident_memory_bytes ",
-        "process_start_time_seconds ",
-        "process_virtual_memory_bytes ",
-    ] {
-        assert!(
-            metrics.lines().any(|line| line.starts_with(family)),
-            "no {family} in\n{metrics}"
-        );
-    }
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("tbot_build_info{")),
+        "{metrics}"
+    );
     assert!(!metrics.contains("go_"), "there is no Go in it");
 }
 
