@@ -15,7 +15,7 @@ run: build ## start it with an example configuration
 	@echo '  curl http://127.0.0.1:3001/metrics'
 	@echo '  ssh -F $(CURDIR)/.tbot/ssh_config USER@HOST'
 	@echo
-	target/release/tbot start -c tests/example.yaml
+	$(CARGO) run --release --locked --quiet -- start -c tests/example.yaml
 
 test: tools lint ## every check and every test, with what they need
 	$(CARGO) test --locked --no-fail-fast

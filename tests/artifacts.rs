@@ -12,6 +12,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use common::http;
 use common::process::succeed;
 use common::server::Server;
 use common::tbot::{Start, Tbot};
@@ -180,6 +181,21 @@ fn connections_live_through_sighup() {
     });
     assert_echoes(&mut client, b"behind");
     assert_echoes(&mut dial(&tbot, echo.address), b"new");
+}
+
+#[test]
+fn a_socket_that_was_taken_away_shows_in_readyz_after_sighup() {
+    let tbot = Tbot::start();
+    fs::remove_file(tbot.socket()).expect("it is there");
+    tbot.signal(Signal::HUP);
+    let reason = until("readiness without a socket", || {
+        let (status, body) = http::get(tbot.address(), "/readyz");
+        (status == 503 || tbot.socket().exists()).then_some(body)
+    });
+    assert!(
+        reason.contains("v1.sock") || tbot.socket().exists(),
+        "{reason}"
+    );
 }
 
 #[test]
