@@ -1,8 +1,8 @@
 //! The SSH multiplexer: clients' connections by a local socket, to targets.
 //!
-//! One connection's way: it is accepted on `v1.sock` and counted ([`setup`]), its [`request`] is read,
-//! the target is looked up and dialled ([`upstream`]), and the two sockets go to the [`relay`]. The
-//! files that tell an ssh client of it are [`artifacts`] in a [`destination`].
+//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read,
+//! the target is looked up and dialled (`upstream`), and the two sockets go to the `relay`. The
+//! files that tell an ssh client of it are `artifacts` in a `destination`.
 
 mod artifacts;
 mod destination;
