@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use slab::Slab;
 
 /// What one read takes at most, and so what a full side can leave over.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 32 * 1024;
 
 /// Bytes one direction may move before the others of its thread have their turn.
 const TURN: usize = 16 * BUFFER;
