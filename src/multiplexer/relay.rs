@@ -20,6 +20,10 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use slab::Slab;
 
 /// What one read takes at most, and so what a full side can leave over.
+///
+/// Measured on 2 cores, a Unix socket to TCP and back: 16 KiB as fast as HAProxy 2.6, 32 KiB 1.1 to 1.3
+/// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). splice(2) by a pipe for the
+/// thread: 0.5 to 0.8 times towards TCP, and no faster the other way, so bytes are copied.
 const BUFFER: usize = 32 * 1024;
 
 /// Bytes one direction may move before the others of its thread have their turn.

@@ -510,9 +510,13 @@ impl Setup {
             .setup
             .observe(asked.at.elapsed().as_secs_f64());
         let target = asked.request;
+        tracing::debug!("connected to {target}");
         let shared = self.shared.clone();
         let ended = Box::new(move |ending| match ending {
-            Ending::Done => in_flight.done(),
+            Ending::Done => {
+                tracing::debug!("connection to {target} ended");
+                in_flight.done();
+            }
             Ending::Broken(error) => {
                 shared.complain(format_args!(
                     "connection to {target} broke: {}",
