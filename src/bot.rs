@@ -232,10 +232,14 @@ fn stop(
         open += service.multiplexer.in_flight();
     }
     let services = &*services;
-    let shown = config::show_duration(grace);
-    tracing::info!(
-        "stopping with {open} connections open (they have {shown} to end; a second signal ends them at once)"
-    );
+    let shown = match open {
+        0 => String::new(),
+        _ => format!(
+            " ({} to end; a second signal ends them at once)",
+            config::show_duration(grace)
+        ),
+    };
+    tracing::info!("stopping with {open} connections open{shown}");
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let deadline = Instant::now() + grace;

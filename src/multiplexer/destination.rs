@@ -65,7 +65,7 @@ impl Destination {
         if stat.st_mode & 0o022 != 0 {
             let mode = stat.st_mode & 0o7777;
             return Err(fail(format!(
-                "can be written by others (mode {mode:04o}): chmod go-w it, or name another"
+                "can be written by others (mode {mode:04o}): name a directory of its own"
             )));
         }
         let lock = lock(&directory).map_err(|problem| match problem {
@@ -179,9 +179,15 @@ impl Destination {
             SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
             None,
         )?;
-        // By the descriptor: a path of its own would have to fit into 107 bytes (unix(7)).
-        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
-        let address = SocketAddrUnix::new(format!("{through}/{temporary}"))?;
+        // By the descriptor: a path of its own would have to fit into 107 bytes (unix(7)). In a root
+        // without /proc it has to.
+        let through = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
+        let directory = if through.exists() {
+            &through
+        } else {
+            &self.path
+        };
+        let address = SocketAddrUnix::new(directory.join(&temporary))?;
         bind(&socket, &address)?;
         let mode = Mode::from_raw_mode(if self.shared { 0o666 } else { 0o600 });
         rustix::fs::chmodat(&self.directory, &temporary, mode, AtFlags::empty())?;
