@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use common::process::succeed;
-use common::tbot::{Start, Tbot};
+use common::process::{run, succeed};
+use common::tbot::Tbot;
 
 const README: &str = include_str!("../README.md");
 
@@ -43,14 +43,14 @@ fn is_of_a_name(c: char) -> bool {
 fn its_configuration_is_accepted_and_uses_every_key() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let path = directory.path().join("example.yaml");
-    // It is read to the end, and nothing but that, where nothing is to be served.
     let example = block("yaml");
+    // So it is read as a whole, and then nothing is served.
     let oneshot = example.replace("oneshot: false", "oneshot: true");
     assert_ne!(oneshot, example, "the example names oneshot");
     fs::write(&path, oneshot).expect("the directory is ours");
     let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
     start.args(["start", "-c"]).arg(&path);
-    let end = common::process::run(start.current_dir(directory.path()).env_clear());
+    let end = run(start.current_dir(directory.path()).env_clear());
     assert!(
         end.status.success() && !end.stderr.contains("WARN"),
         "{end:?}"
@@ -59,7 +59,7 @@ fn its_configuration_is_accepted_and_uses_every_key() {
     // The program lists its keys where it meets one it does not know.
     for (at, but) in [("\n", "outputs"), ("\n    ", "")] {
         fs::write(&path, format!("{example}{at}no-such-key: 1\n")).expect("the directory is ours");
-        let end = common::process::run(start.current_dir(directory.path()).env_clear());
+        let end = run(start.current_dir(directory.path()).env_clear());
         let (_, keys) = end
             .stderr
             .split_once("(allowed: ")
@@ -106,29 +106,37 @@ fn it_names_every_flag_and_no_other() {
 fn it_shows_defaults_and_variables_as_the_help_does() {
     let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
     let help = succeed(tbot.args(["start", "ssh-multiplexer", "--help"]));
-    let mut flag = "";
+    let mut row = "";
     for line in help.lines() {
-        if let Some(name) = words(line, "--", is_of_a_flag).next() {
-            flag = name;
+        if let Some(flag) = words(line, "--", is_of_a_flag).next() {
+            let is_its = |row: &&str| row.starts_with("| `-") && has_word(row, flag);
+            let found = README.lines().find(is_its);
+            row = found.unwrap_or_else(|| panic!("README.md has no row for {flag}"));
         }
-        let Some((_, env)) = line.split_once("[env: ") else {
-            continue;
-        };
-        let variable = env.trim_end_matches(']');
-        let row = README
-            .lines()
-            .find(|row| {
-                row.starts_with('|') && row.contains(&format!("{flag} "))
-                    || row.contains(&format!("{flag}`"))
-            })
-            .unwrap_or_else(|| panic!("README.md has no row for {flag}"));
-        assert!(row.contains(&format!("`{variable}`")), "{row}");
+        // [default: …] [env: …]
+        for (kind, value) in line
+            .split('[')
+            .skip(1)
+            .filter_map(|part| part.split_once(": "))
+        {
+            let value = value.trim_end().trim_end_matches(']');
+            let cell = match kind {
+                "env" => format!("| `{value}` |"),
+                _ => format!("| {value} |"),
+            };
+            let row = row.replace("`ssh-multiplexer-N`", "ssh-multiplexer-N");
+            assert!(row.contains(&cell), "no {cell} in {row}");
+        }
     }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    words(text, "--", is_of_a_flag).any(|found| found == word)
 }
 
 #[test]
 fn it_names_every_metric_and_no_other() {
-    let tbot: Tbot = Start::multiplexer().start();
+    let tbot = Tbot::start();
     let metrics = tbot.metrics();
     let families: BTreeSet<&str> = metrics
         .lines()
