@@ -1,0 +1,180 @@
+//! What README.md says of the program is what the program does, where that is cheap to tell.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use common::process::{run, succeed};
+use common::tbot::Tbot;
+
+const README: &str = include_str!("../README.md");
+
+/// The content of the first block of code in this language.
+fn block(language: &str) -> &'static str {
+    let (_, rest) = README
+        .split_once(&format!("\n```{language}\n"))
+        .unwrap_or_else(|| panic!("README.md has no block of {language}"));
+    let (block, _) = rest.split_once("```").expect("the block has an end");
+    block
+}
+
+/// The words in `text` that consist of `characters` and begin with `prefix`.
+fn words<'t>(
+    text: &'t str,
+    prefix: &'t str,
+    characters: fn(char) -> bool,
+) -> impl Iterator<Item = &'t str> {
+    text.split(move |c| !characters(c))
+        .filter(move |word| word.len() > prefix.len() && word.starts_with(prefix))
+}
+
+fn is_of_a_flag(c: char) -> bool {
+    c == '-' || c.is_ascii_lowercase()
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c == '_' || c.is_ascii_lowercase()
+}
+
+#[test]
+fn its_configuration_is_accepted_and_uses_every_key() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("example.yaml");
+    let example = block("yaml");
+    // So it is read as a whole, and then nothing is served.
+    let oneshot = example.replace("oneshot: false", "oneshot: true");
+    assert_ne!(oneshot, example, "the example names oneshot");
+    fs::write(&path, oneshot).expect("the directory is ours");
+    let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    start.args(["start", "-c"]).arg(&path);
+    let end = run(start.current_dir(directory.path()).env_clear());
+    assert!(
+        end.status.success() && !end.stderr.contains("WARN"),
+        "{end:?}"
+    );
+
+    // The program lists its keys where it meets one it does not know.
+    for (at, but) in [("\n", "outputs"), ("\n    ", "")] {
+        fs::write(&path, format!("{example}{at}no-such-key: 1\n")).expect("the directory is ours");
+        let end = run(start.current_dir(directory.path()).env_clear());
+        let (_, keys) = end
+            .stderr
+            .split_once("(allowed: ")
+            .unwrap_or_else(|| panic!("{end:?}"));
+        let (keys, _) = keys.split_once(')').expect("the list has an end");
+        for key in keys.split(", ").filter(|key| *key != but) {
+            let line = format!("{key}: ");
+            assert!(
+                example
+                    .lines()
+                    .any(|l| l.trim_start_matches([' ', '-']).starts_with(&line))
+                    || example.contains(&format!("\n{key}:\n")),
+                "the example in README.md is without {key}"
+            );
+            assert!(
+                README.contains(&format!("`{key}`")),
+                "README.md does not explain {key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn it_names_every_flag_and_no_other() {
+    let help = |words: &[&str]| {
+        let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+        succeed(tbot.args(words).arg("--help"))
+    };
+    let help = help(&[]) + &help(&["start", "ssh-multiplexer"]);
+    let flags: BTreeSet<&str> = words(&help, "--", is_of_a_flag).collect();
+    let (_, section) = README
+        .split_once("\n## Command line\n")
+        .expect("the section is there");
+    let (section, _) = section
+        .split_once("\n## ")
+        .expect("another section follows");
+    let named: BTreeSet<&str> = words(section, "--", is_of_a_flag)
+        .filter(|word| word.contains(char::is_alphabetic) && !word.starts_with("---"))
+        .collect();
+    assert_eq!(flags, named);
+}
+
+#[test]
+fn it_shows_defaults_and_variables_as_the_help_does() {
+    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    let help = succeed(tbot.args(["start", "ssh-multiplexer", "--help"]));
+    let mut row = "";
+    for line in help.lines() {
+        if let Some(flag) = words(line, "--", is_of_a_flag).next() {
+            let is_its = |row: &&str| row.starts_with("| `-") && has_word(row, flag);
+            let found = README.lines().find(is_its);
+            row = found.unwrap_or_else(|| panic!("README.md has no row for {flag}"));
+        }
+        // [default: …] [env: …]
+        for (kind, value) in line
+            .split('[')
+            .skip(1)
+            .filter_map(|part| part.split_once(": "))
+        {
+            let value = value.trim_end().trim_end_matches(']');
+            let cell = match kind {
+                "env" => format!("| `{value}` |"),
+                _ => format!("| {value} |"),
+            };
+            let row = row.replace("`ssh-multiplexer-N`", "ssh-multiplexer-N");
+            assert!(row.contains(&cell), "no {cell} in {row}");
+        }
+    }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    words(text, "--", is_of_a_flag).any(|found| found == word)
+}
+
+#[test]
+fn it_names_every_metric_and_no_other() {
+    let tbot = Tbot::start();
+    let metrics = tbot.metrics();
+    let families: BTreeSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let named: BTreeSet<&str> = words(README, "tbot_", is_of_a_name).collect();
+    assert_eq!(families, named);
+    // With the type it has.
+    for line in metrics.lines() {
+        let Some(family) = line.strip_prefix("# TYPE ") else {
+            continue;
+        };
+        let (name, kind) = family.split_once(' ').expect("a name and a type");
+        let row = format!("\n| `{name}` | {kind}");
+        assert!(README.contains(&row), "README.md has no row {row:?}");
+    }
+    // And every reason of a refusal.
+    for line in metrics.lines() {
+        if let Some((_, reason)) = line.split_once("_refused_total{reason=\"") {
+            let reason = reason.split('"').next().unwrap_or_default();
+            assert!(
+                README.contains(&format!("\n| `{reason}` | ")),
+                "no row for {reason}"
+            );
+        }
+    }
+}
+
+#[test]
+fn its_example_of_embedding_is_the_one_that_the_documentation_tests() {
+    let documented: Vec<&str> = include_str!("../src/diagnostics/mod.rs")
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .skip_while(|line| *line != "```")
+        .skip(1)
+        .take_while(|line| *line != "```")
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    assert_eq!(block("rust").lines().collect::<Vec<_>>(), documented);
+}
