@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -65,15 +66,17 @@ enum Event {
 
 /// A multiplexer that serves, and the task that keeps its files.
 struct Service {
+    name: String,
     multiplexer: Arc<Multiplexer>,
     artifacts: Option<Task>,
+    renewal_interval: Duration,
     reporter: readyz::Reporter,
 }
 
 /// Runs the services of `settings` until SIGTERM or SIGINT; `warnings` go to the log first.
 ///
-/// Everything that can be refused (an address, a directory) is taken before the first client is
-/// served; an error means that nothing runs.
+/// Everything that can be refused (an address, a directory) is taken before the first file is written;
+/// an error means that nothing runs.
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let _log =
         logging::start(settings.log_format, settings.debug).map_err(system("start the log"))?;
@@ -116,15 +119,20 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .transpose()
         .map_err(Error::Diagnostics)?;
 
+    let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        services.push(start(service, reporter, &multiplexer_metrics, &tasks)?);
+        services.push(start(service, reporter, &multiplexer_metrics, affordable)?);
     }
     let pid_file = settings
         .pid_file
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
+    // Nothing can be refused any more: now files are written.
+    for service in &mut services {
+        service.keep_artifacts(&tasks)?;
+    }
     if let Some(diagnostics) = &diagnostics {
         tracing::info!(
             "diagnostics are served at http://{}/",
@@ -149,7 +157,7 @@ fn start(
     service: &config::Service,
     reporter: readyz::Reporter,
     metrics: &MultiplexerMetrics,
-    tasks: &TaskMetricsFamily,
+    affordable: usize,
 ) -> Result<Service, Error> {
     let ServiceKind::SshMultiplexer(settings) = &service.kind;
     let mut proxy_command = settings.proxy_command.clone();
@@ -160,21 +168,40 @@ fn start(
             .map_err(|_| system("name this program in ssh_config")("its path is not UTF-8"))?;
         proxy_command = vec![program, multiplexer::PROXY_COMMAND.to_owned()];
     }
+    let name = &service.name;
+    let wanted = settings.max_connections;
+    if affordable < wanted {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        tracing::warn!(
+            "ssh-multiplexer {name:?} serves at most {affordable} connections at once instead of {wanted}, by \
+             the limit of {descriptors} file descriptors (raise it by LimitNOFILE= or ulimit -Hn)"
+        );
+    }
     let mut options = multiplexer::Options::new(&settings.destination, proxy_command);
     options.cluster_name.clone_from(&settings.cluster_name);
     options.connect_timeout = settings.connect_timeout;
-    options.max_connections = settings.max_connections;
+    options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
     let multiplexer = Multiplexer::start(&options, metrics);
-    let multiplexer =
-        multiplexer.map_err(|error| Error::Multiplexer(service.name.clone(), error))?;
-    let multiplexer = Arc::new(multiplexer);
-    let artifacts = {
-        let (multiplexer, metrics) = (multiplexer.clone(), tasks.task(&service.name, "artifacts"));
+    let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
+    Ok(Service {
+        name: name.clone(),
+        multiplexer: Arc::new(multiplexer),
+        artifacts: None,
+        renewal_interval: settings.renewal_interval,
+        reporter,
+    })
+}
+
+impl Service {
+    /// Writes the files for clients, now and again; with them the service is ready.
+    fn keep_artifacts(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
+        let multiplexer = self.multiplexer.clone();
+        let socket = multiplexer.socket_path();
         let mut ready = format!(
             "ssh-multiplexer {:?} is ready at {}",
-            service.name,
-            multiplexer.socket_path().display()
+            self.name,
+            socket.display()
         );
         let work = move || {
             multiplexer.write_artifacts()?;
@@ -183,20 +210,17 @@ fn start(
             }
             Ok(())
         };
-        Task::start(
+        let metrics = tasks.task(&self.name, "artifacts");
+        let task = Task::start(
             "mux-artifacts",
-            settings.renewal_interval,
+            self.renewal_interval,
             metrics,
-            reporter.clone(),
+            self.reporter.clone(),
             work,
-        )
-    };
-    let artifacts = artifacts.map_err(system("start a thread"))?;
-    Ok(Service {
-        artifacts: Some(artifacts),
-        multiplexer,
-        reporter,
-    })
+        );
+        self.artifacts = Some(task.map_err(system("start a thread"))?);
+        Ok(())
+    }
 }
 
 /// Answers signals until one says to stop.
@@ -232,14 +256,14 @@ fn stop(
         open += service.multiplexer.in_flight();
     }
     let services = &*services;
-    let shown = match open {
+    let end = match open {
         0 => String::new(),
         _ => format!(
             " ({} to end; a second signal ends them at once)",
             config::show_duration(grace)
         ),
     };
-    tracing::info!("stopping with {open} connections open{shown}");
+    tracing::info!("stopping with {} open{end}", connections(open));
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let deadline = Instant::now() + grace;
@@ -256,12 +280,16 @@ fn stop(
             .map(|service| service.multiplexer.in_flight())
             .sum();
         if left > 0 {
-            tracing::warn!("closing {left} connections that are still open");
+            tracing::warn!("closing {} still open", connections(left));
         }
         services
             .iter()
             .for_each(|service| service.multiplexer.close_all());
     });
+}
+
+fn connections(n: usize) -> String {
+    format!("{n} connection{}", if n == 1 { "" } else { "s" })
 }
 
 /// Turns signals into events, on a thread that ends when this is dropped.

@@ -138,7 +138,7 @@ pub(super) const FLAGS: [Flag; 19] = [
         kind: Kind::Switch,
         env: None,
         default: "false",
-        help: "Write everything once and end; services that listen do not start",
+        help: "End at once: services that listen, as all do today, are not started",
         scope: Scope::Start,
         target: Target::Run("oneshot"),
     },

@@ -184,7 +184,7 @@ impl Routes {
         text(
             404,
             format!(
-                "Nothing is served here. The README describes what is:\n\n{}",
+                "Nothing is served here. These are, and the README describes them:\n\n{}",
                 self.list()
             ),
         )

@@ -171,29 +171,22 @@ impl Destination {
             }
             _ => {}
         }
-        let temporary = format!(".{name}.tmp");
-        let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
-        let socket = socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?;
-        // By the descriptor: a path of its own would have to fit into 107 bytes (unix(7)). In a root
-        // without /proc it has to.
-        let through = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
-        let directory = if through.exists() {
-            &through
-        } else {
-            &self.path
-        };
-        let address = SocketAddrUnix::new(directory.join(&temporary))?;
+        // The lock says that its tbot is dead.
+        let _ = unlinkat(&self.directory, name, AtFlags::empty());
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // ssh shows a user the path that was bound. One over 107 bytes (unix(7)) goes by the descriptor.
+        let address = SocketAddrUnix::new(self.path.join(name)).or_else(|_| {
+            SocketAddrUnix::new(format!(
+                "/proc/self/fd/{}/{name}",
+                self.directory.as_raw_fd()
+            ))
+        })?;
         bind(&socket, &address)?;
+        // Fails if the path has led elsewhere since it was walked.
         let mode = Mode::from_raw_mode(if self.shared { 0o666 } else { 0o600 });
-        rustix::fs::chmodat(&self.directory, &temporary, mode, AtFlags::empty())?;
+        rustix::fs::chmodat(&self.directory, name, mode, AtFlags::empty())?;
         listen(&socket, 4096)?;
-        // Ready before it has its name, so nobody meets it half-made.
-        renameat(&self.directory, &temporary, &self.directory, name)?;
         let stat = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Socket {
             socket,

@@ -47,7 +47,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// From accept to the complete request (10 s).
     pub request_timeout: Duration,
-    /// Connections at once (10,000), or what the limit of file descriptors allows, if that is less.
+    /// Connections at once (10,000); no more than [`affordable_connections`], or some may wait for a
+    /// descriptor instead of being refused.
     pub max_connections: usize,
     /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
     /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
@@ -143,7 +144,7 @@ pub struct Multiplexer {
 
 impl Multiplexer {
     /// Takes the destination, listens there and starts the threads: one that sets connections up and
-    /// one per core that relays. Raises the process's soft limit of file descriptors to the hard one.
+    /// one per core that relays.
     ///
     /// The files for clients are written by [`Self::write_artifacts`].
     pub fn start(options: &Options, metrics: &MultiplexerMetrics) -> Result<Self, Error> {
@@ -173,7 +174,6 @@ impl Multiplexer {
             let what = what.to_owned();
             move |source: io::Error| Error::System { what, source }
         };
-        let max_connections = affordable(options.max_connections);
         let destination = Destination::open(path, !options.allowed_uids.is_empty())?;
         let socket = destination.listen("v1.sock").map(Arc::new);
         let socket = socket.map_err(system(&format!(
@@ -190,7 +190,7 @@ impl Multiplexer {
             cluster: options.cluster_name.clone(),
             connect_timeout: options.connect_timeout,
             request_timeout: options.request_timeout,
-            max_connections,
+            max_connections: options.max_connections,
             allowed_uids,
         };
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
@@ -331,39 +331,28 @@ impl Limits {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one; how many of `wanted` connections it allows.
-fn affordable(wanted: usize) -> usize {
-    /// Relaying takes two; being set up, the client, its stderr and an attempt or two.
+/// How many connections each of `multiplexers` in this process can serve by its limit of file
+/// descriptors, of which the soft one is raised to the hard one first.
+pub fn affordable_connections(multiplexers: usize) -> usize {
+    /// Of a connection that is relayed.
     const EACH: u64 = 2;
-    /// Diagnostics, files, threads' own, and connections being set up.
+    /// Diagnostics, files, threads' own, and what connections being set up take beyond that.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    ) {
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(
             "cannot raise the limit of file descriptors: {}",
             io::Error::from(error)
         );
     }
-    let Some(descriptors) = getrlimit(Resource::Nofile).current else {
-        return wanted;
-    };
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let reserve = RESERVE.min(descriptors / 2);
-    let most = usize::try_from((descriptors - reserve) / EACH)
-        .unwrap_or(usize::MAX)
-        .max(1);
-    if most < wanted {
-        tracing::warn!(
-            "serving at most {most} connections at once instead of {wanted}: the limit of file descriptors \
-             is {descriptors} (raise it by LimitNOFILE= or ulimit -Hn)"
-        );
-    }
-    most.min(wanted)
+    let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
+    (all / multiplexers.max(1)).max(1)
 }
 
 /// What the threads of one multiplexer share.

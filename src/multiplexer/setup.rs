@@ -14,7 +14,7 @@ use std::{io, mem::MaybeUninit};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
 use super::destination::Socket;
 use super::relay::{Ending, Pair, Relay};
@@ -624,6 +624,15 @@ impl Setup {
         self.shared.complain(format_args!("{}", failure.message));
         if let Some(stderr) = pending.stderr {
             tell(stderr, &failure.message);
+        }
+        // To close over what it sent meanwhile would be a reset, and ssh would complain of that, too.
+        for _ in 0..16 {
+            if !matches!(
+                recv(&pending.client, &mut [0; LONGEST], RecvFlags::DONTWAIT),
+                Ok((1.., _))
+            ) {
+                break;
+            }
         }
         // Counted last, after the client saw the end.
         drop(pending.client);
