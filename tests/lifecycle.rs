@@ -49,6 +49,23 @@ fn the_stale_socket_of_a_killed_one_is_replaced() {
 }
 
 #[test]
+fn one_service_that_cannot_start_leaves_no_file_of_another() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let (good, bad) = (directory.path().join("good"), directory.path().join("bad"));
+    fs::create_dir(&bad).expect("the directory is ours");
+    open(&bad, 0o777);
+    let service = |path: &Path| {
+        let path = path.display();
+        format!("- type: ssh-multiplexer\n  destination: {{ type: directory, path: {path} }}\n")
+    };
+    let (first, second) = (service(&good), service(&bad));
+    let end = Start::config(|_| format!("version: v2\nservices:\n{first}{second}")).finish();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    assert!(end.stderr.contains("can be written by others"), "{end:?}");
+    assert!(!good.join("ssh_config").exists() && !good.join("v1.sock").exists());
+}
+
+#[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     let tbot = Start::multiplexer()
         .through(&["prlimit", "--nofile=256:4096"])
