@@ -4,18 +4,22 @@
 mod common;
 
 use std::io::{PipeWriter, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use common::black_hole::BlackHole;
 use common::procfs;
-use common::server::{ClosedPort, Server, echo};
+use common::server::{ClosedPort, Server, echo, listen_on};
 use common::tbot::{Counts, Start, Tbot};
 use common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
+use common::wait::finishes;
 
 #[test]
 fn a_request_may_come_byte_by_byte() {
@@ -153,6 +157,41 @@ fn a_stderr_that_cannot_be_written_to_does_no_harm() {
     send_with_descriptors(&client, &request(closed.address), &[read_only.as_fd()]);
     assert_refused(&mut client);
     assert_echoes(&mut dial(&tbot, echo.address), b"served");
+}
+
+#[test]
+fn a_stderr_that_takes_its_time_to_close_blocks_nobody() {
+    let (tbot, closed, echo) = (Tbot::start(), ClosedPort::new(), Server::echo());
+    let null = std::fs::File::open("/dev/null").expect("every system has it");
+    for target in [closed.address, echo.address] {
+        for before in [0, 1, 7] {
+            let (_unread, lingering) = lingering();
+            let client = connect(&tbot);
+            // Where tbot closes it before we do, we would wait.
+            tbot.signal(Signal::STOP);
+            let mut descriptors = vec![null.as_fd(); before];
+            descriptors.push(lingering.as_fd());
+            send_with_descriptors(&client, &request(target), &descriptors);
+            drop(lingering);
+            tbot.signal(Signal::CONT);
+            let mut other = dial(&tbot, echo.address);
+            finishes("another client is served", move || {
+                assert_echoes(&mut other, b"served")
+            });
+        }
+    }
+}
+
+/// A connection that waits for an hour when the last who has it closes it, and its other end.
+fn lingering() -> (TcpListener, TcpStream) {
+    let listener = listen_on(Ipv4Addr::LOCALHOST.into(), 1);
+    let address = listener.local_addr().expect("it is bound");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_nonblocking(true).expect("a socket can be");
+    while stream.write(&[0; 65536]).is_ok() {}
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&stream, hour).expect("a socket can");
+    (listener, stream)
 }
 
 #[test]

@@ -19,7 +19,7 @@ use rustix::net::{SocketFlags, accept_with};
 use super::destination::Socket;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
-use super::tell::tell;
+use super::tell;
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use super::upstream::resolver::{Answer, Resolver};
@@ -504,7 +504,7 @@ impl Setup {
             let _ = epoll::delete(&self.epoll, &client);
         }
         // The reader of the client's stderr sees by its end that the connection is made.
-        drop(stderr);
+        stderr.into_iter().for_each(tell::close);
         self.shared
             .metrics
             .setup
@@ -619,7 +619,7 @@ impl Setup {
         self.shared.metrics.refused(failure.reason).inc();
         self.shared.complain(format_args!("{}", failure.message));
         if let Some(stderr) = pending.stderr {
-            tell(stderr, &failure.message);
+            tell::tell(stderr, &failure.message);
         }
         // Counted last, after the client saw the end.
         drop(pending.client);
