@@ -606,6 +606,9 @@ impl Setup {
 
     fn fail(&mut self, id: u64, failure: Failure) {
         if let Some(pending) = self.pending.remove(&id) {
+            if let (Stage::Resolving, Some(asked)) = (&pending.stage, &pending.asked) {
+                self.resolver.forget(&asked.request.host, id);
+            }
             self.refuse(pending, failure);
         }
     }
