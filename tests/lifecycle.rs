@@ -130,6 +130,21 @@ fn a_dial_under_way_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn who_waits_to_be_accepted_at_the_end_is_served_like_those_who_were() {
+    let (tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
+    let mut first = dial(&tbot, echo.address);
+    assert_echoes(&mut first, b"before");
+    tbot.signal(Signal::STOP);
+    let mut waiting: Vec<_> = (0..500).map(|_| dial(&tbot, echo.address)).collect();
+    tbot.signal(Signal::TERM);
+    tbot.signal(Signal::CONT);
+    for client in &mut waiting {
+        assert_echoes(client, b"after");
+    }
+    assert!(try_connect(&tbot.socket()).is_err());
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
         let (mut tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());

@@ -14,7 +14,7 @@ use std::{io, mem::MaybeUninit};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use super::destination::Socket;
 use super::relay::{Ending, Pair, Relay};
@@ -234,7 +234,9 @@ impl Setup {
 
     fn on_event(&mut self, data: u64) {
         match data {
-            LISTENER => self.accept(),
+            LISTENER => {
+                self.accept();
+            }
             WAKE => self.take_inbox(),
             _ => match (data / STRIDE, (data % STRIDE) as usize) {
                 (id, 0) => self.on_client(id),
@@ -267,22 +269,28 @@ impl Setup {
             who.into_iter().for_each(|id| self.on_answer(id, &answer));
         }
         if inbox.stop.is_some()
-            && let Some(listener) = self.listener.take()
+            && let Some(listener) = self.listener.clone()
         {
+            // Who comes now is refused by the kernel, and who has connected is served: in the queue
+            // nobody would answer until the end.
+            let _ = shutdown(&*listener, Shutdown::Read);
+            while self.accept() {}
             let _ = epoll::delete(&self.epoll, &*listener);
+            self.listener = None;
         }
         self.stopping |= inbox.stop == Some(Stop::Everything);
     }
 
-    /// Takes what waits, at most so many that the others have their turn.
-    fn accept(&mut self) {
+    /// Takes what waits, at most so many that the others have their turn; true if there may be more.
+    fn accept(&mut self) -> bool {
         for _ in 0..64 {
             let Some(listener) = &self.listener else {
-                return;
+                return false;
             };
             match accept_with(&**listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(client) => self.begin(client),
-                Err(Errno::AGAIN) => return,
+                // The latter is what an empty queue is after its shutdown.
+                Err(Errno::AGAIN | Errno::INVAL) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     self.shared.complain(format_args!(
@@ -291,10 +299,11 @@ impl Setup {
                     ));
                     self.watch_listener(epoll::EventFlags::empty());
                     self.resting_until = Some(Instant::now() + REST);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     fn watch_listener(&self, flags: epoll::EventFlags) {
