@@ -174,6 +174,29 @@ fn the_pid_file_is_there_while_it_runs() {
 }
 
 #[test]
+fn a_pid_file_follows_no_link_and_leaves_nothing_beside_it() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let (path, victim) = (
+        directory.path().join("tbot.pid"),
+        directory.path().join("victim"),
+    );
+    let temporary = directory.path().join("tbot.pid.tmp");
+    fs::write(&victim, "precious").expect("the directory is ours");
+    std::os::unix::fs::symlink(&victim, &temporary).expect("the directory is ours");
+    let start = || Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+    drop(start().start());
+    assert_eq!(
+        fs::read_to_string(&victim).expect("it is there"),
+        "precious"
+    );
+    // One that cannot be written.
+    fs::remove_file(&path).expect("it was killed");
+    fs::create_dir(&path).expect("the directory is ours");
+    assert_eq!(start().finish().status.code(), Some(1));
+    assert!(!temporary.exists());
+}
+
+#[test]
 fn a_file_configures_what_flags_do() {
     let echo = Server::echo();
     let mut tbot = Start::config(|destination| {
