@@ -273,6 +273,25 @@ fn every_address_of_a_name_is_tried() {
 }
 
 /// A tbot that knows these hosts: a mount that it alone sees. `None` where that is not allowed.
+#[test]
+fn an_address_that_fails_makes_way_for_the_next_at_once() {
+    let hole = BlackHole::open();
+    let port = hole.address.port();
+    let good = Ipv4Addr::new(127, 128, 0, 1);
+    let _listener = TcpListener::bind((good, port)).expect("a port that is free elsewhere");
+    // In the order of getaddrinfo, which has what is near to our own address first.
+    let addresses = (1..=15).map(|n| Ipv4Addr::new(127, 0, 0, n)).chain([good]);
+    let hosts: String = addresses.map(|ip| format!("{ip} mixed.test\n")).collect();
+    let Some(start) = with_hosts(&hosts) else {
+        return common::not_tested("addresses that fail", "no mount namespace allowed here");
+    };
+    // Less than 14 times the 250 ms that an address without an answer may take.
+    let tbot = start.args(["--connect-timeout", "3s"]).start();
+    let (client, errors) = dial_with_stderr(&tbot, format!("mixed.test:{port}"));
+    assert_eq!(errors.all(), "", "the last address is reached in time");
+    drop(client);
+}
+
 fn with_hosts(hosts: &str) -> Option<Start> {
     const BECOME_IT: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
     let enter: &[&str] = if common::is_root() {
