@@ -1,7 +1,7 @@
 //! One run of `tbot start`: from settings to services, and to an orderly stop.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -330,12 +330,18 @@ impl Drop for WatchedSignals {
 struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Written whole: a reader never finds half a number.
+    /// Written whole: a reader never finds half a number. The temporary file is a new one: where others
+    /// may write too, the one they left could be a link.
     fn write(path: &Path) -> Result<Self, Error> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
-        std::fs::write(&temporary, format!("{}\n", std::process::id()))
-            .and_then(|()| std::fs::rename(&temporary, path))
+        let _ = std::fs::remove_file(&temporary);
+        std::fs::File::create_new(&temporary)
+            .and_then(|mut file| {
+                writeln!(file, "{}", std::process::id())
+                    .and_then(|()| std::fs::rename(&temporary, path))
+                    .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+            })
             .map_err(system(&format!("write the pid file {}", path.display())))?;
         Ok(Self(path.to_owned()))
     }

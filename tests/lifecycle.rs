@@ -147,6 +147,21 @@ fn a_dial_under_way_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn who_waits_to_be_accepted_at_the_end_is_served_like_those_who_were() {
+    let (tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
+    let mut first = dial(&tbot, echo.address);
+    assert_echoes(&mut first, b"before");
+    tbot.signal(Signal::STOP);
+    let mut waiting: Vec<_> = (0..500).map(|_| dial(&tbot, echo.address)).collect();
+    tbot.signal(Signal::TERM);
+    tbot.signal(Signal::CONT);
+    for client in &mut waiting {
+        assert_echoes(client, b"after");
+    }
+    assert!(try_connect(&tbot.socket()).is_err());
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
         let (mut tbot, echo) = (Tbot::with(&["--shutdown-grace", "1h"]), Server::echo());
@@ -173,6 +188,29 @@ fn the_pid_file_is_there_while_it_runs() {
     tbot.signal(Signal::TERM);
     tbot.exit();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_pid_file_follows_no_link_and_leaves_nothing_beside_it() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let (path, victim) = (
+        directory.path().join("tbot.pid"),
+        directory.path().join("victim"),
+    );
+    let temporary = directory.path().join("tbot.pid.tmp");
+    fs::write(&victim, "precious").expect("the directory is ours");
+    std::os::unix::fs::symlink(&victim, &temporary).expect("the directory is ours");
+    let start = || Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+    drop(start().start());
+    assert_eq!(
+        fs::read_to_string(&victim).expect("it is there"),
+        "precious"
+    );
+    // One that cannot be written.
+    fs::remove_file(&path).expect("it was killed");
+    fs::create_dir(&path).expect("the directory is ours");
+    assert_eq!(start().finish().status.code(), Some(1));
+    assert!(!temporary.exists());
 }
 
 #[test]

@@ -4,18 +4,22 @@
 mod common;
 
 use std::io::{PipeWriter, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use common::black_hole::BlackHole;
 use common::procfs;
-use common::server::{ClosedPort, Server, echo};
+use common::server::{ClosedPort, Server, echo, listen_on};
 use common::tbot::{Counts, Start, Tbot};
 use common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
+use common::wait::finishes;
 
 #[test]
 fn a_request_may_come_byte_by_byte() {
@@ -156,6 +160,41 @@ fn a_stderr_that_cannot_be_written_to_does_no_harm() {
 }
 
 #[test]
+fn a_stderr_that_takes_its_time_to_close_blocks_nobody() {
+    let (tbot, closed, echo) = (Tbot::start(), ClosedPort::new(), Server::echo());
+    let null = std::fs::File::open("/dev/null").expect("every system has it");
+    for target in [closed.address, echo.address] {
+        for before in [0, 1, 7] {
+            let (_unread, lingering) = lingering();
+            let client = connect(&tbot);
+            // Where tbot closes it before we do, we would wait.
+            tbot.signal(Signal::STOP);
+            let mut descriptors = vec![null.as_fd(); before];
+            descriptors.push(lingering.as_fd());
+            send_with_descriptors(&client, &request(target), &descriptors);
+            drop(lingering);
+            tbot.signal(Signal::CONT);
+            let mut other = dial(&tbot, echo.address);
+            finishes("another client is served", move || {
+                assert_echoes(&mut other, b"served")
+            });
+        }
+    }
+}
+
+/// A connection that waits for an hour when the last who has it closes it, and its other end.
+fn lingering() -> (TcpListener, TcpStream) {
+    let listener = listen_on(Ipv4Addr::LOCALHOST.into(), 1);
+    let address = listener.local_addr().expect("it is bound");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_nonblocking(true).expect("a socket can be");
+    while stream.write(&[0; 65536]).is_ok() {}
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&stream, hour).expect("a socket can");
+    (listener, stream)
+}
+
+#[test]
 fn descriptors_beyond_the_one_are_closed() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
     assert_echoes(&mut dial(&tbot, echo.address), b"warm");
@@ -234,6 +273,25 @@ fn every_address_of_a_name_is_tried() {
 }
 
 /// A tbot that knows these hosts: a mount that it alone sees. `None` where that is not allowed.
+#[test]
+fn an_address_that_fails_makes_way_for_the_next_at_once() {
+    let hole = BlackHole::open();
+    let port = hole.address.port();
+    let good = Ipv4Addr::new(127, 128, 0, 1);
+    let _listener = TcpListener::bind((good, port)).expect("a port that is free elsewhere");
+    // In the order of getaddrinfo, which has what is near to our own address first.
+    let addresses = (1..=15).map(|n| Ipv4Addr::new(127, 0, 0, n)).chain([good]);
+    let hosts: String = addresses.map(|ip| format!("{ip} mixed.test\n")).collect();
+    let Some(start) = with_hosts(&hosts) else {
+        return common::not_tested("addresses that fail", "no mount namespace allowed here");
+    };
+    // Less than 14 times the 250 ms that an address without an answer may take.
+    let tbot = start.args(["--connect-timeout", "3s"]).start();
+    let (client, errors) = dial_with_stderr(&tbot, format!("mixed.test:{port}"));
+    assert_eq!(errors.all(), "", "the last address is reached in time");
+    drop(client);
+}
+
 fn with_hosts(hosts: &str) -> Option<Start> {
     const BECOME_IT: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
     let enter: &[&str] = if common::is_root() {

@@ -12,8 +12,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::tell;
+
 /// The longest request, NUL included. A host name has at most 253 characters (RFC 1035 2.3.4).
 pub const LONGEST: usize = 4096;
+
+/// Descriptors that come with one message at most (SCM_MAX_FD, unix(7)). All of them are taken: the
+/// kernel would close the rest itself, on our thread, however long that takes.
+const MOST_DESCRIPTORS: usize = 253;
 
 /// Where a client wants to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +124,8 @@ impl Incoming {
     pub fn read(&mut self, socket: BorrowedFd<'_>) -> Result<Progress, Errno> {
         let mut chunk = [0; LONGEST];
         loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
             let len = match recvmsg(
@@ -133,10 +140,11 @@ impl Incoming {
                 Err(error) => return Err(error),
             };
             for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-                    && !self.started
-                {
-                    self.stderr = descriptors.next();
+                if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+                    if !self.started {
+                        self.stderr = descriptors.next();
+                    }
+                    descriptors.for_each(tell::close);
                 }
             }
             self.started = true;

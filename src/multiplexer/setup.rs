@@ -14,12 +14,12 @@ use std::{io, mem::MaybeUninit};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with, recv, shutdown};
 
 use super::destination::Socket;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
-use super::tell::tell;
+use super::tell;
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use super::upstream::resolver::{Answer, Resolver};
@@ -234,7 +234,9 @@ impl Setup {
 
     fn on_event(&mut self, data: u64) {
         match data {
-            LISTENER => self.accept(),
+            LISTENER => {
+                self.accept();
+            }
             WAKE => self.take_inbox(),
             _ => match (data / STRIDE, (data % STRIDE) as usize) {
                 (id, 0) => self.on_client(id),
@@ -267,22 +269,28 @@ impl Setup {
             who.into_iter().for_each(|id| self.on_answer(id, &answer));
         }
         if inbox.stop.is_some()
-            && let Some(listener) = self.listener.take()
+            && let Some(listener) = self.listener.clone()
         {
+            // Who comes now is refused by the kernel, and who has connected is served: in the queue
+            // nobody would answer until the end.
+            let _ = shutdown(&*listener, Shutdown::Read);
+            while self.accept() {}
             let _ = epoll::delete(&self.epoll, &*listener);
+            self.listener = None;
         }
         self.stopping |= inbox.stop == Some(Stop::Everything);
     }
 
-    /// Takes what waits, at most so many that the others have their turn.
-    fn accept(&mut self) {
+    /// Takes what waits, at most so many that the others have their turn; true if there may be more.
+    fn accept(&mut self) -> bool {
         for _ in 0..64 {
             let Some(listener) = &self.listener else {
-                return;
+                return false;
             };
             match accept_with(&**listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(client) => self.begin(client),
-                Err(Errno::AGAIN) => return,
+                // The latter is what an empty queue is after its shutdown.
+                Err(Errno::AGAIN | Errno::INVAL) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     self.shared.complain(format_args!(
@@ -291,10 +299,11 @@ impl Setup {
                     ));
                     self.watch_listener(epoll::EventFlags::empty());
                     self.resting_until = Some(Instant::now() + REST);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     fn watch_listener(&self, flags: epoll::EventFlags) {
@@ -504,7 +513,7 @@ impl Setup {
             let _ = epoll::delete(&self.epoll, &client);
         }
         // The reader of the client's stderr sees by its end that the connection is made.
-        drop(stderr);
+        stderr.into_iter().for_each(tell::close);
         self.shared
             .metrics
             .setup
@@ -610,6 +619,9 @@ impl Setup {
 
     fn fail(&mut self, id: u64, failure: Failure) {
         if let Some(pending) = self.pending.remove(&id) {
+            if let (Stage::Resolving, Some(asked)) = (&pending.stage, &pending.asked) {
+                self.resolver.forget(&asked.request.host, id);
+            }
             self.refuse(pending, failure);
         }
     }
@@ -623,7 +635,7 @@ impl Setup {
         self.shared.metrics.refused(failure.reason).inc();
         self.shared.complain(format_args!("{}", failure.message));
         if let Some(stderr) = pending.stderr {
-            tell(stderr, &failure.message);
+            tell::tell(stderr, &failure.message);
         }
         // To close over what it sent meanwhile would be a reset, and ssh would complain of that, too.
         for _ in 0..16 {

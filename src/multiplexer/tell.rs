@@ -2,19 +2,34 @@
 //!
 //! Whatever that descriptor is, nobody waits for it: pipes, sockets and terminals are written without
 //! blocking, and where the kernel cannot promise that (a file, which may lie on a dead network
-//! mount), a thread of its own writes. There are at most [`MOST_THREADS`] of those.
+//! mount), a thread of its own writes. There are at most [`MOST_THREADS`] of those. To close it can
+//! take as long, and is done in the same manner.
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, write};
 
-/// Writers that may hang at once; a line beyond is dropped (the log has it).
+/// Writers that may hang at once; a line beyond is dropped (the log has it). As many may hang in
+/// closing; descriptors beyond wait for one of them.
 const MOST_THREADS: usize = 8;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+static CLOSING: Mutex<Closing> = Mutex::new(Closing {
+    descriptors: Vec::new(),
+    threads: 0,
+});
+
+/// Descriptors to close, and the threads that do.
+struct Closing {
+    descriptors: Vec<OwnedFd>,
+    threads: usize,
+}
 
 /// Writes `line`, with control characters escaped, to a client's stderr, and closes it.
 pub fn tell(stderr: OwnedFd, line: &str) {
@@ -28,11 +43,11 @@ pub fn tell(stderr: OwnedFd, line: &str) {
     ) {
         Err(Errno::OPNOTSUPP | Errno::SPIPE | Errno::NOSYS) => {}
         // Written, or full, or broken: there is nothing more to do for it.
-        _ => return,
+        _ => return close(stderr),
     }
     if THREADS.fetch_add(1, Ordering::Relaxed) >= MOST_THREADS {
         THREADS.fetch_sub(1, Ordering::Relaxed);
-        return;
+        return close(stderr);
     }
     let writer = move || {
         let now = Timespec {
@@ -44,7 +59,7 @@ pub fn tell(stderr: OwnedFd, line: &str) {
         if takes_bytes {
             let _ = write(&stderr, line.as_bytes());
         }
-        drop(stderr);
+        close(stderr);
         THREADS.fetch_sub(1, Ordering::Relaxed);
     };
     let spawned = std::thread::Builder::new()
@@ -54,6 +69,47 @@ pub fn tell(stderr: OwnedFd, line: &str) {
     if spawned.is_err() {
         THREADS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Closes a descriptor that a client sent.
+///
+/// The last to close a socket waits for its unsent bytes if it lingers (SO_LINGER in socket(7)), and
+/// of a file for a network mount. So only what a terminal or a pipe is, is closed here and now.
+pub fn close(descriptor: OwnedFd) {
+    // Asked without a word to a remote side.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let quick = statx(&descriptor, "", flags, StatxFlags::TYPE).is_ok_and(|stat| {
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        matches!(kind, FileType::Fifo | FileType::CharacterDevice)
+    });
+    if quick {
+        return drop(descriptor);
+    }
+    let mut closing = closing();
+    closing.descriptors.push(descriptor);
+    if closing.threads == MOST_THREADS {
+        return;
+    }
+    let spawned = std::thread::Builder::new()
+        .name("mux-close".into())
+        .stack_size(64 * 1024)
+        .spawn(close_all);
+    closing.threads += usize::from(spawned.is_ok());
+}
+
+/// Closes what there is to close.
+fn close_all() {
+    let mut waiting = closing();
+    while let Some(descriptor) = waiting.descriptors.pop() {
+        drop(waiting);
+        drop(descriptor);
+        waiting = closing();
+    }
+    waiting.threads -= 1;
+}
+
+fn closing() -> std::sync::MutexGuard<'static, Closing> {
+    CLOSING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a user types comes back to a terminal, and must not move the cursor there.

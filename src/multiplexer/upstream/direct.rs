@@ -102,6 +102,7 @@ impl Dial {
             },
             Err(error) => {
                 self.failed.push((address, error));
+                self.next_at = now;
                 self.advance(epoll, data, now)
             }
         }

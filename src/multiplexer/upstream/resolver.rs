@@ -2,9 +2,10 @@
 //!
 //! So it runs on threads of its own: started when needed, at most [`MOST_THREADS`], ended after a
 //! while without work. Requests for a name that is being looked up wait for that look-up, so a name
-//! server that does not answer for one name holds one thread, however many connections ask.
+//! server that does not answer for one name holds one thread, however many connections ask. A name
+//! that nobody waits for any more is not looked up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,13 +37,22 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<String>,
-    /// Who waits for a name that is queued or being looked up.
-    asked: HashMap<String, Vec<u64>>,
+    /// In the order they were asked for.
+    queue: BTreeMap<u64, String>,
+    last_place: u64,
+    /// Names that are queued or being looked up.
+    asked: HashMap<String, Asked>,
     threads: usize,
     idle: usize,
     started: u64,
     stopping: bool,
+}
+
+struct Asked {
+    /// In the queue.
+    place: u64,
+    /// Those who wait for the answer.
+    waiting: BTreeSet<u64>,
 }
 
 impl Resolver {
@@ -61,11 +71,16 @@ impl Resolver {
     /// Asks for the addresses of `host` in the name of `who`.
     pub fn ask(&self, host: &str, who: u64) {
         let mut state = self.shared.lock();
-        if let Some(waiting) = state.asked.get_mut(host) {
-            return waiting.push(who);
+        if let Some(asked) = state.asked.get_mut(host) {
+            asked.waiting.insert(who);
+            return;
         }
-        state.asked.insert(host.to_owned(), vec![who]);
-        state.queue.push_back(host.to_owned());
+        state.last_place += 1;
+        let place = state.last_place;
+        let waiting = BTreeSet::from([who]);
+        let asked = Asked { place, waiting };
+        state.asked.insert(host.to_owned(), asked);
+        state.queue.insert(place, host.to_owned());
         if state.idle >= state.queue.len() || state.threads >= MOST_THREADS {
             return self.shared.changed.notify_one();
         }
@@ -80,7 +95,7 @@ impl Resolver {
         if let Err(error) = spawned {
             state.threads -= 1;
             if state.threads == 0 {
-                let waiting = state.asked.remove(host).unwrap_or_default();
+                let waiting = state.answered(host);
                 state.queue.clear();
                 drop(state);
                 (self.shared.answer)(
@@ -88,6 +103,20 @@ impl Resolver {
                     Err(format!("cannot start a thread to look it up: {error}")),
                 );
             }
+        }
+    }
+
+    /// Takes back what was asked in the name of `who`.
+    pub fn forget(&self, host: &str, who: u64) {
+        let mut state = self.shared.lock();
+        let Some(asked) = state.asked.get_mut(host) else {
+            return;
+        };
+        asked.waiting.remove(&who);
+        let place = asked.place;
+        // One that is being looked up stays, for those who ask before the answer.
+        if asked.waiting.is_empty() && state.queue.remove(&place).is_some() {
+            state.asked.remove(host);
         }
     }
 
@@ -112,14 +141,22 @@ impl Resolver {
     }
 }
 
+impl State {
+    /// Those who waited for `host`.
+    fn answered(&mut self, host: &str) -> Vec<u64> {
+        let asked = self.asked.remove(host);
+        asked.map_or_else(Vec::new, |asked| asked.waiting.into_iter().collect())
+    }
+}
+
 impl Shared {
     fn run(&self) {
         let mut state = self.lock();
         while !state.stopping {
-            if let Some(host) = state.queue.pop_front() {
+            if let Some((_, host)) = state.queue.pop_first() {
                 drop(state);
                 let answer = look_up(&host);
-                let waiting = self.lock().asked.remove(&host).unwrap_or_default();
+                let waiting = self.lock().answered(&host);
                 (self.answer)(&waiting, answer);
                 state = self.lock();
                 continue;
@@ -154,5 +191,43 @@ fn look_up(host: &str) -> Answer {
                 .unwrap_or(&text)
                 .to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_is_not_kept() {
+        let resolver = Resolver::new(|_, _| {});
+        // As if all were in look-ups that hang.
+        resolver.shared.lock().threads = MOST_THREADS;
+        resolver.ask("one.test", 1);
+        for who in 2..1000 {
+            resolver.ask("shared.test", who);
+            resolver.ask(&format!("{who}.test"), who + 1000);
+        }
+        for who in 2..999 {
+            resolver.forget("shared.test", who);
+            resolver.forget(&format!("{who}.test"), who + 1000);
+        }
+        let mut state = resolver.shared.lock();
+        assert_eq!(state.asked.len(), 3);
+        assert!(
+            state
+                .queue
+                .values()
+                .eq(["one.test", "shared.test", "999.test"])
+        );
+        // One that is being looked up answers those who come later.
+        state.queue.pop_first();
+        drop(state);
+        resolver.forget("one.test", 1);
+        resolver.ask("one.test", 5);
+        let mut state = resolver.shared.lock();
+        assert_eq!(state.answered("one.test"), [5]);
+        assert_eq!(state.answered("shared.test"), [999]);
+        assert_eq!(state.queue.len(), 2);
     }
 }
