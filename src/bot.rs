@@ -196,7 +196,7 @@ fn start(
 impl Service {
     /// Writes the files for clients, now and again; with them the service is ready.
     fn keep_artifacts(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
-        let multiplexer = self.multiplexer.clone();
+        let (multiplexer, reporter) = (self.multiplexer.clone(), self.reporter.clone());
         let socket = multiplexer.socket_path();
         let mut ready = format!(
             "ssh-multiplexer {:?} is ready at {}",
@@ -206,6 +206,8 @@ impl Service {
         let work = move || {
             multiplexer.write_artifacts()?;
             if !ready.is_empty() {
+                // Who reads the line finds it so in /readyz.
+                reporter.healthy();
                 tracing::info!("{}", std::mem::take(&mut ready));
             }
             Ok(())
