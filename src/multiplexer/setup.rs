@@ -634,7 +634,7 @@ impl Setup {
             tell::tell(stderr, &failure.message);
         }
         // Counted last, after the client saw the end.
-        drop(pending.client);
+        tell::hang_up(pending.client);
         drop(pending.in_flight);
     }
 }
