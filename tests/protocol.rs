@@ -6,6 +6,7 @@ mod common;
 use std::io::{PipeWriter, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -162,24 +163,58 @@ fn a_stderr_that_cannot_be_written_to_does_no_harm() {
 #[test]
 fn a_stderr_that_takes_its_time_to_close_blocks_nobody() {
     let (tbot, closed, echo) = (Tbot::start(), ClosedPort::new(), Server::echo());
-    let null = std::fs::File::open("/dev/null").expect("every system has it");
     for target in [closed.address, echo.address] {
         for before in [0, 1, 7] {
-            let (_unread, lingering) = lingering();
             let client = connect(&tbot);
-            // Where tbot closes it before we do, we would wait.
-            tbot.signal(Signal::STOP);
-            let mut descriptors = vec![null.as_fd(); before];
-            descriptors.push(lingering.as_fd());
-            send_with_descriptors(&client, &request(target), &descriptors);
-            drop(lingering);
-            tbot.signal(Signal::CONT);
+            let _unread = pass_lingering(&tbot, &client, before, &request(target));
             let mut other = dial(&tbot, echo.address);
             finishes("another client is served", move || {
                 assert_echoes(&mut other, b"served")
             });
         }
     }
+}
+
+#[test]
+fn descriptors_in_the_stream_that_take_their_time_to_close_block_nobody() {
+    let (tbot, hole, echo) = (Tbot::start(), BlackHole::open(), Server::echo());
+    // Read, on every thread that relays; and thrown away unread with a client that is given up.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut unread = Vec::new();
+    for target in [echo.address, hole.address] {
+        for _ in 0..threads {
+            let mut client = dial(&tbot, target);
+            if target == echo.address {
+                assert_echoes(&mut client, b"up");
+            }
+            unread.push(pass_lingering(&tbot, &client, 0, b"x"));
+            if target == hole.address {
+                client.shutdown(Shutdown::Both).expect("it is connected");
+            }
+        }
+        let others: Vec<_> = (0..threads).map(|_| dial(&tbot, echo.address)).collect();
+        finishes("other clients are served", move || {
+            for mut other in others {
+                assert_echoes(&mut other, b"served");
+            }
+        });
+    }
+}
+
+/// Sends `bytes` with descriptors of which the last takes its time, as long as what this returns lives,
+/// and which only tbot has then.
+#[must_use]
+fn pass_lingering(tbot: &Tbot, client: &UnixStream, before: usize, bytes: &[u8]) -> TcpListener {
+    let null = std::fs::File::open("/dev/null").expect("every system has it");
+    let (unread, lingering) = lingering();
+    // Were it closed there before it is here, we would wait.
+    tbot.signal(Signal::STOP);
+    let mut descriptors = vec![null.as_fd(); before];
+    descriptors.push(lingering.as_fd());
+    send_with_descriptors(client, bytes, &descriptors);
+    drop(lingering);
+    tbot.signal(Signal::CONT);
+    unread
 }
 
 /// A connection that waits for an hour when the last who has it closes it, and its other end.

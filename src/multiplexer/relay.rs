@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,6 +18,8 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use slab::Slab;
+
+use super::tell;
 
 /// What one read takes at most, and so what a full side can leave over.
 ///
@@ -187,6 +189,8 @@ struct Entry {
 /// only of changes.
 struct Side {
     socket: OwnedFd,
+    /// It is a Unix socket.
+    passes_descriptors: bool,
     readable: bool,
     writable: bool,
     /// Neither direction works any more.
@@ -318,15 +322,16 @@ impl Worker {
     }
 
     fn add(&mut self, pair: Pair) {
-        let side = |socket| Side {
+        let side = |socket, passes_descriptors| Side {
             socket,
+            passes_descriptors,
             readable: true,
             writable: true,
             hung_up: false,
         };
         let key = self.pairs.insert(Entry {
-            client: side(pair.client),
-            upstream: side(pair.upstream),
+            client: side(pair.client, true),
+            upstream: side(pair.upstream, false),
             up: Flow {
                 rest: pair.head,
                 ..Flow::default()
@@ -374,11 +379,17 @@ impl Worker {
         let Entry {
             client,
             upstream,
+            up,
             broken,
             ended,
             ..
         } = self.pairs.remove(key);
-        drop((client, upstream));
+        drop(upstream);
+        if up.eof {
+            drop(client);
+        } else {
+            tell::hang_up(client.socket);
+        }
         self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
         ended(
             ending
@@ -470,9 +481,9 @@ impl Flow {
             if moved >= TURN {
                 return (End::Turn, moved);
             }
-            match recv(&from.socket, &mut *buffer, RecvFlags::empty()) {
-                Ok((_, 0)) => self.eof = true,
-                Ok((_, n)) => match write(to, &buffer[..n]) {
+            match read(from, buffer) {
+                Ok(0) => self.eof = true,
+                Ok(n) => match write(to, &buffer[..n]) {
                     Ok(written) => {
                         moved += written;
                         self.rest.extend_from_slice(&buffer[written..n]);
@@ -492,6 +503,14 @@ impl Flow {
         self.done = true;
         self.rest = Vec::new();
         End::Destination(error)
+    }
+}
+
+fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
+    if from.passes_descriptors {
+        tell::read(from.socket.as_fd(), buffer, tell::close)
+    } else {
+        recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len)
     }
 }
 

@@ -5,21 +5,14 @@
 //! follows the NUL, also in the same read, belongs to the target.
 
 use std::fmt;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::tell;
 
 /// The longest request, NUL included. A host name has at most 253 characters (RFC 1035 2.3.4).
 pub const LONGEST: usize = 4096;
-
-/// Descriptors that come with one message at most (SCM_MAX_FD, unix(7)). All of them are taken: the
-/// kernel would close the rest itself, on our thread, however long that takes.
-const MOST_DESCRIPTORS: usize = 253;
 
 /// Where a client wants to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,29 +117,21 @@ impl Incoming {
     pub fn read(&mut self, socket: BorrowedFd<'_>) -> Result<Progress, Errno> {
         let mut chunk = [0; LONGEST];
         loop {
-            let mut space =
-                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let len = match recvmsg(
-                socket,
-                &mut [IoSliceMut::new(&mut chunk)],
-                &mut control,
-                flags,
-            ) {
-                Ok(message) => message.bytes,
+            let stderr = &mut self.stderr;
+            let late = self.started;
+            let read = tell::read(socket, &mut chunk, |descriptor| {
+                if late || stderr.is_some() {
+                    tell::close(descriptor);
+                } else {
+                    *stderr = Some(descriptor);
+                }
+            });
+            let len = match read {
+                Ok(len) => len,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Ok(Progress::Incomplete),
                 Err(error) => return Err(error),
             };
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-                    if !self.started {
-                        self.stderr = descriptors.next();
-                    }
-                    descriptors.for_each(tell::close);
-                }
-            }
             self.started = true;
             let chunk = &chunk[..len];
             if chunk.is_empty() {

@@ -647,7 +647,7 @@ impl Setup {
             }
         }
         // Counted last, after the client saw the end.
-        drop(pending.client);
+        tell::hang_up(pending.client);
         drop(pending.in_flight);
     }
 }

@@ -1,22 +1,29 @@
-//! One line on a client's stderr, by the descriptor it sent with its request.
+//! Descriptors that clients send: one line on a client's stderr, by the one that came with its request.
 //!
 //! Whatever that descriptor is, nobody waits for it: pipes, sockets and terminals are written without
 //! blocking, and where the kernel cannot promise that (a file, which may lie on a dead network
 //! mount), a thread of its own writes. There are at most [`MOST_THREADS`] of those. To close it can
 //! take as long, and is done in the same manner.
 
-use std::io::IoSlice;
-use std::os::fd::OwnedFd;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, write};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown,
+};
 
 /// Writers that may hang at once; a line beyond is dropped (the log has it). As many may hang in
 /// closing; descriptors beyond wait for one of them.
 const MOST_THREADS: usize = 8;
+
+/// Descriptors that come with one message at most (SCM_MAX_FD, unix(7)).
+const MOST_DESCRIPTORS: usize = 253;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -69,6 +76,33 @@ pub fn tell(stderr: OwnedFd, line: &str) {
     if spawned.is_err() {
         THREADS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Reads from a client without blocking; every descriptor that comes along goes to `passed`. What is
+/// not taken, the kernel closes on the thread that reads, however long that takes.
+pub fn read(
+    client: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    mut passed: impl FnMut(OwnedFd),
+) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(client, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            descriptors.for_each(&mut passed);
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Closes a client's connection. Descriptors in what it sent and nobody has read would be closed with
+/// it.
+pub fn hang_up(client: OwnedFd) {
+    // No more comes.
+    let _ = shutdown(&client, Shutdown::Both);
+    while read(client.as_fd(), &mut [0; 4096], close).is_ok_and(|len| len > 0) {}
 }
 
 /// Closes a descriptor that a client sent.
