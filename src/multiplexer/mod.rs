@@ -5,6 +5,7 @@
 //! files that tell an ssh client of it are `artifacts` in a `destination`.
 
 mod artifacts;
+mod client;
 mod destination;
 mod relay;
 pub mod request;
@@ -334,9 +335,9 @@ impl Limits {
 /// How many connections each of `multiplexers` in this process can serve by its limit of file
 /// descriptors, of which the soft one is raised to the hard one first.
 pub fn affordable_connections(multiplexers: usize) -> usize {
-    /// Of a connection that is relayed.
-    const EACH: u64 = 2;
-    /// Diagnostics, files, threads' own, and what connections being set up take beyond that.
+    /// The client, its target, and the client's stderr while it is being set up.
+    const EACH: u64 = 3;
+    /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use slab::Slab;
 
-use super::tell;
+use super::client;
 
 /// What one read takes at most, and so what a full side can leave over.
 ///
@@ -388,7 +388,7 @@ impl Worker {
         if up.eof {
             drop(client);
         } else {
-            tell::hang_up(client.socket);
+            client::hang_up(client.socket);
         }
         self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
         ended(
@@ -508,7 +508,7 @@ impl Flow {
 
 fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
     if from.passes_descriptors {
-        tell::read(from.socket.as_fd(), buffer, tell::close)
+        client::read(from.socket.as_fd(), buffer, client::close)
     } else {
         recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len)
     }

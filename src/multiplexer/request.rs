@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::tell;
+use super::client;
 
 /// The longest request, NUL included. A host name has at most 253 characters (RFC 1035 2.3.4).
 pub const LONGEST: usize = 4096;
@@ -119,9 +119,9 @@ impl Incoming {
         loop {
             let stderr = &mut self.stderr;
             let late = self.started;
-            let read = tell::read(socket, &mut chunk, |descriptor| {
+            let read = client::read(socket, &mut chunk, |descriptor| {
                 if late || stderr.is_some() {
-                    tell::close(descriptor);
+                    client::close(descriptor);
                 } else {
                     *stderr = Some(descriptor);
                 }

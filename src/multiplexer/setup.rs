@@ -14,12 +14,13 @@ use std::{io, mem::MaybeUninit};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with, recv, shutdown};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
+use super::client;
 use super::destination::Socket;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
-use super::tell;
+use super::tell::tell;
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use super::upstream::resolver::{Answer, Resolver};
@@ -513,7 +514,7 @@ impl Setup {
             let _ = epoll::delete(&self.epoll, &client);
         }
         // The reader of the client's stderr sees by its end that the connection is made.
-        stderr.into_iter().for_each(tell::close);
+        stderr.into_iter().for_each(client::close);
         self.shared
             .metrics
             .setup
@@ -635,19 +636,10 @@ impl Setup {
         self.shared.metrics.refused(failure.reason).inc();
         self.shared.complain(format_args!("{}", failure.message));
         if let Some(stderr) = pending.stderr {
-            tell::tell(stderr, &failure.message);
-        }
-        // To close over what it sent meanwhile would be a reset, and ssh would complain of that, too.
-        for _ in 0..16 {
-            if !matches!(
-                recv(&pending.client, &mut [0; LONGEST], RecvFlags::DONTWAIT),
-                Ok((1.., _))
-            ) {
-                break;
-            }
+            tell(stderr, &failure.message);
         }
         // Counted last, after the client saw the end.
-        tell::hang_up(pending.client);
+        client::hang_up(pending.client);
         drop(pending.in_flight);
     }
 }
