@@ -33,7 +33,8 @@ pub(super) fn json(status: u16, value: &impl Serialize) -> ResponseBox {
     match serde_json::to_vec_pretty(value) {
         Ok(mut body) => {
             body.push(b'\n');
-            response(status, "application/json; charset=utf-8", body)
+            // Without a charset: JSON is UTF-8 (RFC 8259, 8.1), and has no such parameter (11).
+            response(status, "application/json", body)
         }
         Err(error) => text(500, format!("cannot write JSON: {error}\n")),
     }
