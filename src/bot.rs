@@ -13,6 +13,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::Diagnostics;
+use crate::errors::plain;
 use crate::logging;
 use crate::metrics::{self, MultiplexerMetrics, TaskMetricsFamily};
 use crate::multiplexer::{self, Multiplexer};
@@ -36,7 +37,7 @@ impl fmt::Display for Error {
         match self {
             Self::Multiplexer(name, error) => write!(f, "ssh-multiplexer {name:?}: {error}"),
             Self::Diagnostics(error) => error.fmt(f),
-            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::System(what, error) => write!(f, "cannot {what}: {}", plain(error)),
         }
     }
 }
@@ -70,6 +71,8 @@ struct Service {
     multiplexer: Arc<Multiplexer>,
     artifacts: Option<Task>,
     renewal_interval: Duration,
+    /// This program's path, where ssh_config names it.
+    own_program: Option<PathBuf>,
     reporter: readyz::Reporter,
 }
 
@@ -161,11 +164,24 @@ fn start(
 ) -> Result<Service, Error> {
     let ServiceKind::SshMultiplexer(settings) = &service.kind;
     let mut proxy_command = settings.proxy_command.clone();
-    if proxy_command.is_empty() {
-        let program = std::env::current_exe().map_err(system("find this program's own path"))?;
-        let program = program.into_os_string().into_string();
-        let program = program
-            .map_err(|_| system("name this program in ssh_config")("its path is not UTF-8"))?;
+    let mut own_program = None;
+    if let Some(program) = proxy_command.first().map(Path::new) {
+        // Only said: ssh may run where the file system is another one, as in a container.
+        if program.is_absolute() && !program.exists() {
+            tracing::warn!(
+                "ssh-multiplexer {:?}: there is no {} here, by which ssh is to connect (proxy_command)",
+                service.name,
+                program.display()
+            );
+        }
+    } else {
+        let path = std::env::current_exe().map_err(system("find this program's own path"))?;
+        let program = path
+            .to_str()
+            .map(str::to_owned)
+            .ok_or("its path is not UTF-8");
+        let program = program.map_err(system("name this program in ssh_config"))?;
+        own_program = Some(path);
         proxy_command = vec![program, multiplexer::PROXY_COMMAND.to_owned()];
     }
     let name = &service.name;
@@ -189,6 +205,7 @@ fn start(
         multiplexer: Arc::new(multiplexer),
         artifacts: None,
         renewal_interval: settings.renewal_interval,
+        own_program,
         reporter,
     })
 }
@@ -198,6 +215,7 @@ impl Service {
     fn keep_artifacts(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (multiplexer, reporter) = (self.multiplexer.clone(), self.reporter.clone());
         let socket = multiplexer.socket_path();
+        let own = self.own_program.clone();
         let mut ready = format!(
             "ssh-multiplexer {:?} is ready at {}",
             self.name,
@@ -205,6 +223,12 @@ impl Service {
         );
         let work = move || {
             multiplexer.write_artifacts()?;
+            if let Some(own) = own.as_ref().filter(|own| !own.exists()) {
+                return Err(format!(
+                    "{} is gone, by which ssh connects: put it back, or restart tbot from its new place",
+                    own.display()
+                ));
+            }
             if !ready.is_empty() {
                 // Who reads the line finds it so in /readyz.
                 reporter.healthy();

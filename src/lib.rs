@@ -9,6 +9,7 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod diagnostics;
+mod errors;
 #[cfg(feature = "cli")]
 mod logging;
 pub mod metrics;

@@ -199,6 +199,51 @@ fn a_socket_that_was_taken_away_shows_in_readyz_after_sighup() {
 }
 
 #[test]
+fn readyz_says_when_ssh_has_no_program_to_connect_by() {
+    let tbot = Start::multiplexer()
+        .through(&[
+            "sh",
+            "-c",
+            "cp \"$0\" \"$TMPDIR/own\" && exec \"$TMPDIR/own\" \"$@\"",
+        ])
+        .start();
+    let own = fs::read_link(format!("/proc/{}/exe", tbot.pid())).expect("it runs");
+    fs::remove_file(&own).expect("it is the test's");
+    tbot.signal(Signal::HUP);
+    await_unhealthy(&tbot, &format!("{} is gone", own.display()));
+    fs::copy(env!("CARGO_BIN_EXE_tbot"), &own).expect("the directory is the test's");
+    tbot.signal(Signal::HUP);
+    until("it is healthy again", || {
+        (http::get(tbot.address(), "/readyz").0 == 200).then_some(())
+    });
+}
+
+#[test]
+fn readyz_says_when_others_may_write_into_the_destination() {
+    let tbot = Tbot::start();
+    fs::set_permissions(&tbot.destination, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    tbot.signal(Signal::HUP);
+    await_unhealthy(&tbot, "can be written by others");
+}
+
+#[test]
+fn files_are_restored_even_where_the_socket_is_gone() {
+    let tbot = Tbot::start();
+    fs::remove_file(tbot.socket()).expect("it is there");
+    fs::remove_file(tbot.ssh_config()).expect("it is there");
+    tbot.signal(Signal::HUP);
+    await_unhealthy(&tbot, "v1.sock is not this tbot's socket");
+    assert!(tbot.ssh_config().exists());
+}
+
+fn await_unhealthy(tbot: &Tbot, reason: &str) {
+    until(reason, || {
+        let (status, body) = http::get(tbot.address(), "/readyz");
+        (status == 503 && body.contains(reason)).then_some(())
+    });
+}
+
+#[test]
 fn a_symlink_of_the_same_user_is_followed() {
     let directory = directory();
     fs::create_dir(directory.path().join("real")).expect("the directory is ours");

@@ -195,14 +195,20 @@ fn a_socket_that_cannot_be_reached_is_told_why() {
             &format!("cannot reach tbot at {path}: {why}"),
         );
     };
-    cannot("v1.sock", "there is no such socket (is tbot running?)");
+    cannot(
+        "v1.sock",
+        "there is no such socket (is tbot stopped, or stopping?)",
+    );
     refused(
         &room,
         &["", "a:22"],
         "the path of the multiplexer's socket is empty",
     );
     let long = format!("{}/v1.sock", "x".repeat(200));
-    cannot(&long, "there is no such socket (is tbot running?)");
+    cannot(
+        &long,
+        "there is no such socket (is tbot stopped, or stopping?)",
+    );
     let long = format!("./{}", "x".repeat(200));
     cannot(&long, "File name too long (os error 36)");
     drop(listen(&room.path().join("stale")));

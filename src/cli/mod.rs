@@ -91,10 +91,15 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)?;
+        let text = self.error.to_string();
+        f.write_str(&text)?;
         let mut cause = self.error.source().filter(|_| self.debug);
         while let Some(error) = cause {
-            write!(f, "\n  caused by: {error}")?;
+            // Most sentences have their cause in them already.
+            let caused_by = error.to_string();
+            if !text.contains(&caused_by) {
+                write!(f, "\n  caused by: {caused_by}")?;
+            }
             cause = error.source();
         }
         Ok(())

@@ -174,7 +174,7 @@ fn retry<T>(
 /// One line for the user of ssh.
 fn cannot_reach(path: &Path, error: Errno) -> String {
     let advice = match error {
-        Errno::NOENT => "there is no such socket (is tbot running?)".into(),
+        Errno::NOENT => "there is no such socket (is tbot stopped, or stopping?)".into(),
         Errno::CONNREFUSED => "nobody listens on it (tbot has ended; start it again)".into(),
         Errno::ACCESS | Errno::PERM => {
             "permission denied (tbot may run as another user)".to_owned()

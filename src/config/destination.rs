@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Map};
 use super::node::{Node, Origin, Value};
@@ -11,13 +11,15 @@ use super::{Error, did_you_mean, quoted};
 
 const EXAMPLE: &str = "{ type: directory, path: /opt/machine-id }";
 
+const STORAGE_EXAMPLE: &str = "{ type: memory }";
+
 /// The types that a destination of the original can have.
 const TYPES: [&str; 3] = ["directory", "memory", "kubernetes_secret"];
 
 /// An absolute path at which there is a directory or nothing. Looks, but touches nothing.
 pub(super) fn destination(cursor: &Cursor) -> Result<PathBuf, Error> {
-    let map = directory_map(cursor)?;
-    let kind = kind(&map)?;
+    let map = directory_map(cursor, EXAMPLE)?;
+    let kind = kind(&map, EXAMPLE, &["directory"])?;
     if kind != "directory" {
         return Err(map.required("type", EXAMPLE)?.error(format!(
             "{} cannot hold sockets and files of an ssh-multiplexer; use {EXAMPLE}",
@@ -29,6 +31,12 @@ pub(super) fn destination(cursor: &Cursor) -> Result<PathBuf, Error> {
     if path.as_encoded_bytes().starts_with(b"file:") {
         let path = quoted(&path.display().to_string());
         return Err(at.error(format!("{path} is a URL; write the path alone")));
+    }
+    if Path::new(&path).starts_with("~") {
+        let path = quoted(&path.display().to_string());
+        return Err(at.error(format!(
+            "{path}: ~ is not expanded here; write the whole path"
+        )));
     }
     let failed = |what: &str| {
         at.error(format!(
@@ -53,33 +61,34 @@ pub(super) fn destination(cursor: &Cursor) -> Result<PathBuf, Error> {
 
 /// Where the original stores its identity: `None` is memory.
 pub(super) fn storage(cursor: &Cursor) -> Result<Option<OsString>, Error> {
-    let map = directory_map(cursor)?;
-    match kind(&map)? {
+    let map = directory_map(cursor, STORAGE_EXAMPLE)?;
+    match kind(&map, STORAGE_EXAMPLE, &["memory", "directory"])? {
         "memory" => match map.get("path") {
             Some(path) => Err(path.error("memory has no path; remove it")),
             None => Ok(None),
         },
         "directory" => Ok(Some(map.required("path", "path: /var/lib/tbot")?.path()?)),
-        other => Err(map.required("type", EXAMPLE)?.error(format!(
-            "{} is not in tbot-rs, which stores nothing; use {{ type: memory }}",
+        other => Err(map.required("type", STORAGE_EXAMPLE)?.error(format!(
+            "{} is not in tbot-rs, which stores nothing; use {STORAGE_EXAMPLE}",
             quoted(other)
         ))),
     }
 }
 
-fn directory_map<'a>(cursor: &Cursor<'a>) -> Result<Map<'a>, Error> {
-    cursor.map(&format!("a mapping like {EXAMPLE}"), &["type", "path"])
+fn directory_map<'a>(cursor: &Cursor<'a>, example: &str) -> Result<Map<'a>, Error> {
+    cursor.map(&format!("a mapping like {example}"), &["type", "path"])
 }
 
-fn kind<'a>(map: &Map<'a>) -> Result<&'a str, Error> {
-    let cursor = map.required("type", EXAMPLE)?;
+/// One of the types there are, of which `allowed` are of use here.
+fn kind<'a>(map: &Map<'a>, example: &str, allowed: &[&str]) -> Result<&'a str, Error> {
+    let cursor = map.required("type", example)?;
     let kind = cursor.text()?;
     if TYPES.contains(&kind) {
         return Ok(kind);
     }
-    let hint = did_you_mean(kind, ["directory"]).unwrap_or_default();
-    let kind = quoted(kind);
-    Err(cursor.error(format!("unknown type {kind}{hint} (allowed: directory)")))
+    let hint = did_you_mean(kind, allowed.iter().copied()).unwrap_or_default();
+    let (kind, allowed) = (quoted(kind), allowed.join(", "));
+    Err(cursor.error(format!("unknown type {kind}{hint} (allowed: {allowed})")))
 }
 
 /// What a flag for a directory says: a path, `file:///path`, or `memory:`.

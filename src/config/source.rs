@@ -7,6 +7,8 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_PAD_INDIFFERENT;
 
+use crate::errors::plain;
+
 use super::Error;
 
 /// More than any configuration needs; a wrong path (`/dev/zero`, a core file) ends here.
@@ -30,7 +32,7 @@ impl Source {
                 std::io::ErrorKind::PermissionDenied => " (who may read it?)",
                 _ => "",
             };
-            let what = without_number(&error);
+            let what = as_part(&error);
             Error::new(format!("cannot read {label}: {what}{advice}")).caused_by(error)
         };
         if path.as_os_str().is_empty() {
@@ -83,10 +85,9 @@ impl Source {
     }
 }
 
-/// The text of a system error without its `(os error 2)`.
-fn without_number(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
+/// The text of a system error as a part of a sentence.
+fn as_part(error: &std::io::Error) -> String {
+    let text = plain(error);
     let mut letters = text.chars();
     letters
         .next()

@@ -21,12 +21,16 @@ use rustix::net::{
 };
 
 use super::Error;
+use crate::errors::plain;
 
 /// Symbolic links followed on the way, as in the kernel (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
 /// Holds the pid of the tbot that serves from here, and its lock.
 const LOCK: &str = ".tbot.lock";
+
+/// The bits of a mode by which group or others may write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Names tbot gives to what it puts here; a directory that holds nothing else is its own.
 const OURS: &[&str] = &["ssh_config", "known_hosts", "v1.sock", "agent.sock", LOCK];
@@ -53,8 +57,8 @@ impl Destination {
             problem,
         };
         let directory = walk(path).map_err(fail)?;
-        let stat =
-            fstat(&directory).map_err(|error| fail(format!("cannot be examined: {error}")))?;
+        let stat = fstat(&directory)
+            .map_err(|error| fail(format!("cannot be examined: {}", plain(error))))?;
         let uid = rustix::process::geteuid().as_raw();
         if stat.st_uid != uid {
             return Err(fail(format!(
@@ -62,7 +66,7 @@ impl Destination {
                 stat.st_uid
             )));
         }
-        if stat.st_mode & 0o022 != 0 {
+        if stat.st_mode & OTHERS_WRITE != 0 {
             let mode = stat.st_mode & 0o7777;
             return Err(fail(format!(
                 "can be written by others (mode {mode:04o}): name a directory of its own"
@@ -73,7 +77,7 @@ impl Destination {
                 path: path.to_owned(),
                 pid,
             },
-            LockProblem::Failed(error) => fail(format!("cannot be locked: {error}")),
+            LockProblem::Failed(error) => fail(format!("cannot be locked: {}", plain(error))),
         })?;
         let destination = Self {
             path: path.to_owned(),
@@ -83,7 +87,7 @@ impl Destination {
         };
         destination
             .narrow(&stat)
-            .map_err(|error| fail(format!("cannot be closed to others: {error}")))?;
+            .map_err(|error| fail(format!("cannot be closed to others: {}", plain(error))))?;
         Ok(destination)
     }
 
@@ -200,6 +204,11 @@ impl Destination {
         rustix::fs::stat(self.path.join(&socket.name)).is_ok_and(|stat| stat.st_ino == socket.inode)
     }
 
+    /// Whether someone else could put files of theirs here by now.
+    pub fn is_open_to_others(&self) -> bool {
+        fstat(&self.directory).is_ok_and(|stat| stat.st_mode & OTHERS_WRITE != 0)
+    }
+
     /// Takes a socket's name away, so that no client waits for an answer from it.
     pub fn unlink(&self, socket: &Socket) {
         let stat = statat(&self.directory, &socket.name, AtFlags::SYMLINK_NOFOLLOW);
@@ -234,7 +243,7 @@ fn walk(path: &Path) -> Result<OwnedFd, String> {
     let mut ahead: VecDeque<OsString> = components(path);
     while let Some(name) = ahead.pop_front() {
         let here = so_far.join(&name);
-        let problem = |error: Errno| format!("{}: {}", here.display(), io::Error::from(error));
+        let problem = |error: Errno| format!("cannot open {}: {}", here.display(), plain(error));
         let next = match openat(&at, &name, flags, Mode::empty()) {
             Err(Errno::NOENT) => {
                 match mkdirat(&at, &name, Mode::from_raw_mode(0o700)) {
@@ -281,7 +290,7 @@ fn walk(path: &Path) -> Result<OwnedFd, String> {
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(|error| io::Error::from(error).to_string())
+    .map_err(plain)
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {

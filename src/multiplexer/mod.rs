@@ -28,6 +28,7 @@ use self::destination::{Destination, Socket};
 use self::relay::Relay;
 use self::setup::{Handle, Setup, Stop};
 use self::upstream::Failure;
+use crate::errors::plain;
 use crate::metrics::{MultiplexerMetrics, Refusal};
 
 /// The command by which `tbot` is ssh's ProxyCommand.
@@ -113,10 +114,10 @@ impl fmt::Display for Error {
             }
             Self::InUse { path, pid } => write!(
                 f,
-                "destination {}: another tbot (pid {pid}) serves from it; stop that one or name another directory",
+                "destination {}: another tbot (pid {pid}) serves from it, or is stopping; wait, stop that one or name another directory",
                 path.display()
             ),
-            Self::System { what, source } => write!(f, "cannot {what}: {source}"),
+            Self::System { what, source } => write!(f, "cannot {what}: {}", plain(source)),
         }
     }
 }
@@ -226,21 +227,26 @@ impl Multiplexer {
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) || !self.relay.is_alive() {
             return Err("a thread of the multiplexer has ended unexpectedly: restart tbot".into());
         }
-        if !self.destination.leads_to(&self.socket) {
-            return Err(format!(
-                "{path}/v1.sock is not this tbot's socket any more: restart tbot"
-            ));
-        }
         let files = [
             ("ssh_config", self.artifacts.ssh_config()),
             ("known_hosts", self.artifacts.known_hosts()),
         ];
         for (name, content) in files {
             let written = self.destination.write(name, content.as_bytes());
-            match written.map_err(|error| format!("cannot write {path}/{name}: {error}"))? {
+            match written
+                .map_err(|error| format!("cannot write {path}/{name}: {}", plain(error)))?
+            {
                 true => tracing::info!("wrote {path}/{name}"),
                 false => tracing::debug!("{path}/{name} is as it should be"),
             }
+        }
+        if !self.destination.leads_to(&self.socket) {
+            return Err(format!(
+                "{path}/v1.sock is not this tbot's socket any more: restart tbot"
+            ));
+        }
+        if self.destination.is_open_to_others() {
+            return Err(format!("{path} can be written by others: chmod go-w it"));
         }
         Ok(())
     }
@@ -322,7 +328,7 @@ impl Limits {
     /// What one connection too many is told.
     fn full(&self) -> Failure {
         let message = format!(
-            "tbot is at its limit of {} connections; try again later",
+            "tbot is at its limit of connections ({}); try again later",
             self.max_connections
         );
         Failure {
@@ -347,7 +353,7 @@ pub fn affordable_connections(multiplexers: usize) -> usize {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(
             "cannot raise the limit of file descriptors: {}",
-            io::Error::from(error)
+            plain(error)
         );
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

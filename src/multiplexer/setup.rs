@@ -25,6 +25,7 @@ use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use super::upstream::resolver::{Answer, Resolver};
 use super::{InFlight, Limits, Shared};
+use crate::errors::plain;
 use crate::metrics::Refusal;
 
 /// How often deadlines are looked at while any connection is being set up.
@@ -294,10 +295,8 @@ impl Setup {
                 Err(Errno::AGAIN | Errno::INVAL) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
-                    self.shared.complain(format_args!(
-                        "cannot accept a connection: {}",
-                        io::Error::from(error)
-                    ));
+                    self.shared
+                        .complain(format_args!("cannot accept a connection: {}", plain(error)));
                     self.watch_listener(epoll::EventFlags::empty());
                     self.resting_until = Some(Instant::now() + REST);
                     return false;
@@ -352,7 +351,7 @@ impl Setup {
                 );
             }
             Err(error) => {
-                let message = format!("cannot tell whose connection it is: {error}");
+                let message = format!("cannot tell whose connection it is: {}", plain(error));
                 return self.refuse(
                     pending,
                     Failure {
@@ -530,7 +529,7 @@ impl Setup {
             Ending::Broken(error) => {
                 shared.complain(format_args!(
                     "connection to {target} broke: {}",
-                    io::Error::from(error)
+                    plain(error)
                 ));
             }
             Ending::Cut => {}
@@ -555,7 +554,7 @@ impl Setup {
             epoll::add(&self.epoll, &pending.client, data, flags)
         };
         if let Err(error) = result {
-            let message = format!("cannot watch the connection: {}", io::Error::from(error));
+            let message = format!("cannot watch the connection: {}", plain(error));
             self.fail(
                 id,
                 Failure {

@@ -208,7 +208,7 @@ fn a_wrong_type_is_told_with_the_right_one() {
         ),
         (
             "storage: memory",
-            "storage: must be a mapping like { type: directory, path: /opt/machine-id }, and is the text \"memory\"",
+            "storage: must be a mapping like { type: memory }, and is the text \"memory\"",
         ),
         (
             "outputs: {}",
@@ -499,6 +499,10 @@ fn a_key_of_the_original_is_told_why_not() {
         &format!(":5: onboarding: {LATER}"),
     );
     refused_lines(
+        "storage: { type: memry }",
+        ":5: storage.type: unknown type \"memry\"; did you mean \"memory\"? (allowed: memory, directory)",
+    );
+    refused_lines(
         "storage: { type: kubernetes_secret }",
         ":5: storage.type: \"kubernetes_secret\" is not in tbot-rs, which stores nothing; use { type: memory }",
     );
@@ -515,6 +519,7 @@ fn a_destination_is_a_directory_or_nothing_yet() {
         ("{ type: directory, path: }", "destination.path: must be text, and is nothing".into()),
         ("{ type: directory, path: \"a\\0b\" }", "destination.path: has a control character: \"a\\0b\"".into()),
         ("{ type: directory, path: \"file:///opt\" }", "destination.path: \"file:///opt\" is a URL; write the path alone".into()),
+        ("{ type: directory, path: ~/mux }", "destination.path: \"~/mux\": ~ is not expanded here; write the whole path".to_owned()),
         ("{ type: memory }", format!("destination.type: \"memory\" cannot hold sockets and files of an ssh-multiplexer; use {FORM}")),
         ("{ type: kubernetes_secret, path: x }", format!("destination.type: \"kubernetes_secret\" cannot hold sockets and files of an ssh-multiplexer; use {FORM}")),
         ("{ type: direktory, path: x }", "destination.type: unknown type \"direktory\"; did you mean \"directory\"? (allowed: directory)".into()),

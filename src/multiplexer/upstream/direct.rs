@@ -15,6 +15,7 @@ use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay, socket_error};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::Failure;
+use crate::errors::plain;
 use crate::metrics::Refusal;
 
 /// RFC 8305 section 8, "Connection Attempt Delay".
@@ -189,7 +190,7 @@ fn failure_of(address: SocketAddr, error: Errno) -> Failure {
         Errno::MFILE | Errno::NFILE => {
             (Refusal::Local, "tbot is out of file descriptors".to_owned())
         }
-        error => (Refusal::Local, std::io::Error::from(error).to_string()),
+        error => (Refusal::Local, plain(error)),
     };
     Failure {
         reason,
