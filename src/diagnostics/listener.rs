@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::connection::{Buffers, Connection};
 use super::routes::Routes;
+use crate::errors::plain;
 
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -293,7 +294,7 @@ impl Complaints {
             .is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1))
         {
             self.last = Some(now);
-            tracing::warn!("diagnostics: {what}: {error}");
+            tracing::warn!("diagnostics: {what}: {}", plain(error));
         }
     }
 }
