@@ -4,7 +4,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -12,7 +11,7 @@ use rustix::process::Signal;
 use common::server::Server;
 use common::tbot::{Counts, Start, Tbot};
 use common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
-use common::{STRANGER, as_user, http, procfs};
+use common::{STRANGER, as_user, http, mode, procfs, set_mode};
 
 #[test]
 fn a_second_tbot_on_the_same_destination_is_refused_with_the_pid_of_the_first() {
@@ -24,12 +23,7 @@ fn a_second_tbot_on_the_same_destination_is_refused_with_the_pid_of_the_first() 
     let second = Start::multiplexer()
         .destination(&first.destination)
         .finish();
-    assert_eq!(second.status.code(), Some(1), "{second:?}");
-    let error = second
-        .stderr
-        .lines()
-        .find(|line| line.starts_with("ERROR: "))
-        .unwrap_or_else(|| panic!("no error in {second:?}"));
+    let error = second.error();
     assert!(error.contains(&pid), "{error} names {pid}");
     // The first did not suffer.
     assert_echoes(&mut dial(&first, echo.address), b"served");
@@ -53,7 +47,7 @@ fn one_service_that_cannot_start_leaves_no_file_of_another() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let (good, bad) = (directory.path().join("good"), directory.path().join("bad"));
     fs::create_dir(&bad).expect("the directory is ours");
-    open(&bad, 0o777);
+    set_mode(&bad, 0o777);
     let service = |path: &Path| {
         let path = path.display();
         format!("- type: ssh-multiplexer\n  destination: {{ type: directory, path: {path} }}\n")
@@ -278,12 +272,7 @@ fn a_key_that_is_unknown_starts_nothing() {
         )
     })
     .finish();
-    assert_eq!(end.status.code(), Some(1), "{end:?}");
-    let error = end
-        .stderr
-        .lines()
-        .find(|line| line.starts_with("ERROR: "))
-        .unwrap_or_else(|| panic!("no error in {end:?}"));
+    let error = end.error();
     for part in ["tbot.yaml", "5", "max_conections", "max_connections"] {
         assert!(error.contains(part), "{error} names {part}");
     }
@@ -326,8 +315,8 @@ fn others_who_reach_the_socket_are_refused() {
         return common::not_tested("other users", "only root can be one");
     }
     let (tbot, echo) = (reachable(&[]), Server::echo());
-    open(&tbot.destination, 0o711);
-    open(&tbot.socket(), 0o666);
+    set_mode(&tbot.destination, 0o711);
+    set_mode(&tbot.socket(), 0o666);
     assert_sent_away(&tbot, STRANGER);
     assert_eq!(tbot.refused("peer"), 1);
     assert_echoes(&mut dial(&tbot, echo.address), b"its own user");
@@ -352,7 +341,7 @@ fn only_listed_users_are_served_beside_its_own() {
 /// A tbot in a directory that others may pass through.
 fn reachable(arguments: &[&str]) -> Tbot {
     let start = Start::multiplexer().args(arguments);
-    open(start.directory(), 0o711);
+    set_mode(start.directory(), 0o711);
     start.start()
 }
 
@@ -379,16 +368,4 @@ fn await_still_open(tbot: &Tbot, count: usize) {
                             .any(|word| word == count)
                     })
         });
-}
-
-fn open(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path)
-        .expect("it is there")
-        .permissions()
-        .mode()
-        & 0o7777
 }

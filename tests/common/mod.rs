@@ -14,7 +14,10 @@ pub mod tbot;
 pub mod v1;
 pub mod wait;
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 /// A user who is not the one that runs the tests, and whom no test needs to exist by name.
 pub const STRANGER: u32 = 65534;
@@ -60,4 +63,17 @@ pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
             .join()
             .expect("the thread of the other user did its work")
     })
+}
+
+/// The permissions of a file, of a symbolic link its own.
+pub fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .mode()
+        & 0o7777
+}
+
+/// Gives a file of the test's other permissions.
+pub fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is the test's");
 }

@@ -25,6 +25,20 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl Finished {
+    /// The one line by which the program says why it did not do what it was asked for.
+    pub fn error(&self) -> &str {
+        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        let mut errors = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("ERROR: "));
+        let (error, more) = (errors.next(), errors.next());
+        assert_eq!(more, None, "{self:?}");
+        error.unwrap_or_else(|| panic!("no error in {self:?}"))
+    }
+}
+
 impl Process {
     /// Starts `command` without input.
     pub fn spawn(command: &mut Command) -> Self {
