@@ -500,11 +500,13 @@ fn a_client_that_goes_away_while_its_target_is_dialled_is_forgotten() {
     let hole = BlackHole::open();
     let before = procfs::descriptors(tbot.pid());
     let clients: Vec<_> = (0..20).map(|_| dial(&tbot, hole.address)).collect();
-    tbot.await_in_flight(20);
-    drop(clients);
-    assert_eq!(tbot.await_ended(20).error, 20);
-    assert_eq!(tbot.refused("gone"), 20);
+    let (last, errors) = dial_with_stderr(&tbot, hole.address);
+    tbot.await_in_flight(21);
+    drop((clients, last));
+    assert_eq!(tbot.await_ended(21).error, 21);
+    assert_eq!(tbot.refused("gone"), 21);
     tbot.await_descriptors(before);
+    assert_eq!(errors.all(), "", "who left on purpose is told nothing");
 }
 
 /// Fills a pipe, so that the next write to it blocks.

@@ -378,13 +378,18 @@ impl Setup {
         let Some(pending) = self.pending.get_mut(&id) else {
             return;
         };
-        let gone = || Failure {
-            reason: Refusal::Gone,
-            message: "the client went away".into(),
-        };
         let Stage::Reading(incoming) = &mut pending.stage else {
-            // Only a hang-up is watched for while the target is sought.
-            return self.fail(id, gone());
+            // Only a hang-up is watched for while the target is sought. Its user pressed ^C and
+            // needs no line about that.
+            pending.stderr.take().into_iter().for_each(client::close);
+            let message = "the client went away".into();
+            return self.fail(
+                id,
+                Failure {
+                    reason: Refusal::Gone,
+                    message,
+                },
+            );
         };
         let malformed = |message: String| Failure {
             reason: Refusal::Malformed,
@@ -396,7 +401,16 @@ impl Setup {
         }
         match progress {
             Ok(Progress::Incomplete) => self.watch(id, epoll::EventFlags::IN),
-            Ok(Progress::Eof) | Err(_) => self.fail(id, gone()),
+            Ok(Progress::Eof) | Err(_) => {
+                let message = "the client closed before its request was complete".into();
+                self.fail(
+                    id,
+                    Failure {
+                        reason: Refusal::Gone,
+                        message,
+                    },
+                )
+            }
             Ok(_) if pending.turned_away => self.fail(id, self.limits.full()),
             Ok(Progress::TooLong) => self.fail(
                 id,
