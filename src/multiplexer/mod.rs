@@ -6,7 +6,11 @@
 
 mod artifacts;
 mod client;
+mod counts;
 mod destination;
+mod flow;
+mod inbox;
+mod limits;
 mod relay;
 pub mod request;
 mod setup;
@@ -16,20 +20,21 @@ mod upstream;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+pub use self::limits::affordable_connections;
 
 use self::artifacts::Artifacts;
+use self::counts::Shared;
 use self::destination::{Destination, Socket};
+use self::inbox::{Handle, Stop};
+use self::limits::Limits;
 use self::relay::Relay;
-use self::setup::{Handle, Setup, Stop};
-use self::upstream::Failure;
+use self::setup::Setup;
 use crate::errors::plain;
-use crate::metrics::{MultiplexerMetrics, Refusal};
+use crate::metrics::MultiplexerMetrics;
 
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
@@ -258,7 +263,7 @@ impl Multiplexer {
 
     /// Connections between accept and end.
     pub fn in_flight(&self) -> usize {
-        self.shared.live.load(Ordering::SeqCst)
+        self.shared.live()
     }
 
     /// Accepts nothing more and takes the socket away; connections there are go on.
@@ -270,34 +275,12 @@ impl Multiplexer {
     /// Blocks until no connection is left, at most `patience`, after [`Self::stop_accepting`]; true if
     /// none is.
     pub fn wait_until_idle(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        self.shared.draining.store(true, Ordering::SeqCst);
-        let mut guard = self
-            .shared
-            .idle
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.in_flight() == 0 || left.is_zero() || self.shared.closed.load(Ordering::SeqCst)
-            {
-                return self.in_flight() == 0;
-            }
-            guard = self
-                .shared
-                .idle
-                .1
-                .wait_timeout(guard, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        self.shared.wait_until_idle(patience)
     }
 
     /// Closes every connection, and ends [`Self::wait_until_idle`].
     pub fn close_all(&self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        self.shared.notify();
+        self.shared.close();
         self.setup.stop(Stop::Everything);
         self.relay.close_all();
     }
@@ -310,167 +293,6 @@ impl Drop for Multiplexer {
         if let Some(thread) = self.thread.take() {
             // A panic was reported by the hook already.
             let _ = thread.join();
-        }
-    }
-}
-
-/// What the set-up thread holds every connection to.
-#[derive(Clone, Debug)]
-struct Limits {
-    cluster: Option<String>,
-    connect_timeout: Duration,
-    request_timeout: Duration,
-    max_connections: usize,
-    allowed_uids: Vec<u32>,
-}
-
-impl Limits {
-    /// What one connection too many is told.
-    fn full(&self) -> Failure {
-        let message = format!(
-            "tbot is at its limit of connections ({}); try again later",
-            self.max_connections
-        );
-        Failure {
-            reason: Refusal::Limit,
-            message,
-        }
-    }
-}
-
-/// How many connections each of `multiplexers` in this process can serve by its limit of file
-/// descriptors, of which the soft one is raised to the hard one first.
-pub fn affordable_connections(multiplexers: usize) -> usize {
-    /// The client, its target, and the client's stderr while it is being set up.
-    const EACH: u64 = 3;
-    /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
-    const RESERVE: u64 = 192;
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(
-            "cannot raise the limit of file descriptors: {}",
-            plain(error)
-        );
-    }
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let reserve = RESERVE.min(descriptors / 2);
-    let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
-    (all / multiplexers.max(1)).max(1)
-}
-
-/// What the threads of one multiplexer share.
-#[derive(Debug)]
-struct Shared {
-    metrics: MultiplexerMetrics,
-    live: AtomicUsize,
-    /// Somebody waits for the last connection to end.
-    draining: AtomicBool,
-    closed: AtomicBool,
-    idle: (Mutex<()>, Condvar),
-    complaints: Mutex<Complaints>,
-}
-
-/// Lines about connections in the running second.
-#[derive(Debug)]
-struct Complaints {
-    second: Instant,
-    lines: u32,
-    left_out: u32,
-}
-
-impl Shared {
-    fn new(metrics: MultiplexerMetrics) -> Self {
-        let complaints = Mutex::new(Complaints {
-            second: Instant::now(),
-            lines: 0,
-            left_out: 0,
-        });
-        Self {
-            metrics,
-            live: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            idle: Default::default(),
-            complaints,
-        }
-    }
-
-    fn notify(&self) {
-        // Under the lock, so that nobody is between looking and waiting.
-        let _guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
-        self.idle.1.notify_all();
-    }
-
-    /// Logs what went wrong with one connection; a flood of them is cut to some lines a second.
-    fn complain(&self, what: fmt::Arguments<'_>) {
-        const MOST_LINES: u32 = 20;
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if complaints.second.elapsed() >= Duration::from_secs(1) {
-            if complaints.left_out > 0 {
-                tracing::warn!(
-                    "{} more lines about connections were left out",
-                    complaints.left_out
-                );
-            }
-            *complaints = Complaints {
-                second: Instant::now(),
-                lines: 0,
-                left_out: 0,
-            };
-        }
-        if complaints.lines < MOST_LINES {
-            complaints.lines += 1;
-            tracing::warn!("{what}");
-        } else {
-            complaints.left_out += 1;
-        }
-    }
-}
-
-/// One accepted connection, for the counters. Dropped without [`InFlight::done`], it is an error.
-struct InFlight {
-    shared: Arc<Shared>,
-    done: bool,
-}
-
-impl InFlight {
-    fn start(shared: &Arc<Shared>) -> Self {
-        shared.metrics.started.inc();
-        shared.metrics.in_flight.inc();
-        shared.live.fetch_add(1, Ordering::SeqCst);
-        Self {
-            shared: shared.clone(),
-            done: false,
-        }
-    }
-
-    /// It ended as it should.
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let metrics = &self.shared.metrics;
-        if self.done {
-            &metrics.handled_ok
-        } else {
-            &metrics.handled_error
-        }
-        .inc();
-        metrics.in_flight.dec();
-        if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1
-            && self.shared.draining.load(Ordering::SeqCst)
-        {
-            self.shared.notify();
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,20 +16,10 @@ use std::thread::JoinHandle;
 use prometheus::IntCounter;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use slab::Slab;
 
 use super::client;
-
-/// What one read takes at most, and so what a full side can leave over.
-///
-/// Measured on 2 cores, a Unix socket to TCP and back: 16 KiB as fast as HAProxy 2.6, 32 KiB 1.1 to 1.3
-/// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). splice(2) by a pipe for the
-/// thread: 0.5 to 0.8 times towards TCP, and no faster the other way, so bytes are copied.
-const BUFFER: usize = 32 * 1024;
-
-/// Bytes one direction may move before the others of its thread have their turn.
-const TURN: usize = 16 * BUFFER;
+use super::flow::{BUFFER, End, Flow, Side};
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -185,30 +175,6 @@ struct Entry {
     ended: Box<dyn FnOnce(Ending) + Send>,
 }
 
-/// A socket and what its last events said. Both hold until a call says EAGAIN, since epoll speaks
-/// only of changes.
-struct Side {
-    socket: OwnedFd,
-    /// It is a Unix socket.
-    passes_descriptors: bool,
-    readable: bool,
-    writable: bool,
-    /// Neither direction works any more.
-    hung_up: bool,
-}
-
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// Read, not written yet; starts at `written`.
-    rest: Vec<u8>,
-    written: usize,
-    /// The source has ended.
-    eof: bool,
-    /// Nothing more will be moved.
-    done: bool,
-}
-
 impl Worker {
     fn new(shared: Arc<Shared>, sent: IntCounter, received: IntCounter) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -332,10 +298,7 @@ impl Worker {
         let key = self.pairs.insert(Entry {
             client: side(pair.client, true),
             upstream: side(pair.upstream, false),
-            up: Flow {
-                rest: pair.head,
-                ..Flow::default()
-            },
+            up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
             broken: None,
@@ -418,11 +381,8 @@ impl Entry {
         // and it loses nothing by an upstream that breaks now.
         client.hung_up |=
             matches!(up_end, End::Source(_)) || matches!(down_end, End::Destination(_));
-        if let End::Destination(error) | End::Source(error) = if let End::Destination(_) = up_end {
-            up_end
-        } else {
-            down_end
-        } && !client.hung_up
+        if let (End::Destination(error), _) | (_, End::Source(error)) = (up_end, down_end)
+            && !client.hung_up
         {
             *broken = broken.or(Some(error));
         }
@@ -434,96 +394,4 @@ impl Entry {
         (self.up.done && (self.down.done || self.client.hung_up))
             || (self.down.done && self.upstream.hung_up)
     }
-}
-
-/// Why a direction paused or stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// A side has to become ready first, or all is done.
-    Waiting,
-    /// Its turn is over, there is more to do.
-    Turn,
-    /// The source failed.
-    Source(Errno),
-    /// The destination failed.
-    Destination(Errno),
-}
-
-impl Flow {
-    /// Moves what is there, at most [`TURN`]; also the number of bytes written.
-    fn pump(&mut self, from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> (End, usize) {
-        let mut moved = 0;
-        let mut end = End::Waiting;
-        while !self.done {
-            if !self.rest.is_empty() {
-                match write(to, &self.rest[self.written..]) {
-                    Ok(n) => {
-                        moved += n;
-                        self.written += n;
-                    }
-                    Err(error) => return (self.fail(error), moved),
-                }
-                if self.written < self.rest.len() {
-                    break;
-                }
-                // The allocation goes, too: an idle pair holds none.
-                (self.rest, self.written) = (Vec::new(), 0);
-            }
-            if self.eof {
-                self.done = true;
-                // Fails where the other side is gone, which its own direction finds out.
-                let _ = shutdown(&to.socket, Shutdown::Write);
-                break;
-            }
-            if !from.readable || !to.writable {
-                break;
-            }
-            if moved >= TURN {
-                return (End::Turn, moved);
-            }
-            match read(from, buffer) {
-                Ok(0) => self.eof = true,
-                Ok(n) => match write(to, &buffer[..n]) {
-                    Ok(written) => {
-                        moved += written;
-                        self.rest.extend_from_slice(&buffer[written..n]);
-                    }
-                    Err(error) => return (self.fail(error), moved),
-                },
-                Err(Errno::AGAIN) => from.readable = false,
-                Err(Errno::INTR) => {}
-                Err(error) => (self.eof, end) = (true, End::Source(error)),
-            }
-        }
-        (end, moved)
-    }
-
-    /// Ends this direction, as its destination takes nothing any more.
-    fn fail(&mut self, error: Errno) -> End {
-        self.done = true;
-        self.rest = Vec::new();
-        End::Destination(error)
-    }
-}
-
-fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
-    if from.passes_descriptors {
-        client::read(from.socket.as_fd(), buffer, client::close)
-    } else {
-        recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len)
-    }
-}
-
-/// Writes what the socket takes now; 0 when it is full.
-fn write(to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
-    let mut written = 0;
-    while written < bytes.len() && to.writable {
-        match send(&to.socket, &bytes[written..], SendFlags::NOSIGNAL) {
-            Ok(n) => written += n,
-            Err(Errno::AGAIN) => to.writable = false,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(written)
 }

@@ -7,24 +7,25 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem::MaybeUninit};
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use super::client;
+use super::counts::{InFlight, Shared};
 use super::destination::Socket;
+use super::inbox::{Handle, Stop};
+use super::limits::Limits;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
 use super::tell::tell;
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use super::upstream::resolver::{Answer, Resolver};
-use super::{InFlight, Limits, Shared};
 use crate::errors::plain;
 use crate::metrics::Refusal;
 
@@ -47,50 +48,6 @@ const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
-
-/// What other threads tell the set-up thread.
-#[derive(Debug, Default)]
-struct Inbox {
-    answers: Vec<(Vec<u64>, Answer)>,
-    stop: Option<Stop>,
-}
-
-/// How far to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
-    /// Accept nothing more.
-    Accepting,
-    /// Give up what is being set up as well, and end the thread.
-    Everything,
-}
-
-/// The way to the set-up thread.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    inbox: Arc<Mutex<Inbox>>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Handle {
-    fn new() -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self {
-            inbox: Arc::default(),
-            wake: Arc::new(wake),
-        })
-    }
-
-    /// Stops so far.
-    pub fn stop(&self, how: Stop) {
-        self.tell(|inbox| inbox.stop = inbox.stop.max(Some(how)));
-    }
-
-    fn tell(&self, what: impl FnOnce(&mut Inbox)) {
-        what(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
-        // Fails only where the counter is full, and then the thread is awake.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
-}
 
 /// The set-up thread's state.
 pub struct Setup {
@@ -156,14 +113,12 @@ impl Setup {
         )?;
         epoll::add(
             &epoll,
-            &*handle.wake,
+            &handle,
             epoll::EventData::new_u64(WAKE),
             epoll::EventFlags::IN,
         )?;
         let answers = handle.clone();
-        let resolver = Resolver::new(move |who, answer| {
-            answers.tell(|inbox| inbox.answers.push((who.to_vec(), answer)));
-        });
+        let resolver = Resolver::new(move |who, answer| answers.answer(who, answer));
         Ok(Self {
             shared,
             limits,
@@ -209,13 +164,7 @@ impl Setup {
             }
         }
         for (_, pending) in std::mem::take(&mut self.pending) {
-            self.refuse(
-                pending,
-                Failure {
-                    reason: Refusal::Local,
-                    message: "tbot is stopping".into(),
-                },
-            );
+            self.refuse(pending, Failure::new(Refusal::Local, "tbot is stopping"));
         }
         if !self.resolver.stop(Duration::from_secs(1)) {
             tracing::debug!("a name look-up goes on behind the stop");
@@ -258,15 +207,7 @@ impl Setup {
     }
 
     fn take_inbox(&mut self) {
-        // The counter goes before the inbox: what comes in between wakes us again.
-        let _ = rustix::io::read(&*self.handle.wake, &mut [0; 8]);
-        let inbox = std::mem::take(
-            &mut *self
-                .handle
-                .inbox
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let inbox = self.handle.take();
         for (who, answer) in inbox.answers {
             who.into_iter().for_each(|id| self.on_answer(id, &answer));
         }
@@ -320,8 +261,7 @@ impl Setup {
     fn begin(&mut self, client: OwnedFd) {
         let in_flight = InFlight::start(&self.shared);
         let now = Instant::now();
-        let full = self.shared.live.load(Ordering::Relaxed) - self.turned_away
-            > self.limits.max_connections;
+        let full = self.shared.live() - self.turned_away > self.limits.max_connections;
         let timeout = if full {
             TURN_AWAY_TIMEOUT
         } else {
@@ -342,23 +282,11 @@ impl Setup {
             Ok(uid) => {
                 let message =
                     format!("user {uid} may not connect (allowed_uids lists who else may)");
-                return self.refuse(
-                    pending,
-                    Failure {
-                        reason: Refusal::Peer,
-                        message,
-                    },
-                );
+                return self.refuse(pending, Failure::new(Refusal::Peer, message));
             }
             Err(error) => {
                 let message = format!("cannot tell whose connection it is: {}", plain(error));
-                return self.refuse(
-                    pending,
-                    Failure {
-                        reason: Refusal::Peer,
-                        message,
-                    },
-                );
+                return self.refuse(pending, Failure::new(Refusal::Peer, message));
             }
         }
         if full && self.turned_away >= MOST_TURNED_AWAY {
@@ -382,19 +310,9 @@ impl Setup {
             // Only a hang-up is watched for while the target is sought. Its user pressed ^C and
             // needs no line about that.
             pending.stderr.take().into_iter().for_each(client::close);
-            let message = "the client went away".into();
-            return self.fail(
-                id,
-                Failure {
-                    reason: Refusal::Gone,
-                    message,
-                },
-            );
+            return self.fail(id, Failure::new(Refusal::Gone, "the client went away"));
         };
-        let malformed = |message: String| Failure {
-            reason: Refusal::Malformed,
-            message,
-        };
+        let malformed = |message: String| Failure::new(Refusal::Malformed, message);
         let progress = incoming.read(pending.client.as_fd());
         if pending.stderr.is_none() {
             pending.stderr = incoming.stderr.take();
@@ -402,14 +320,8 @@ impl Setup {
         match progress {
             Ok(Progress::Incomplete) => self.watch(id, epoll::EventFlags::IN),
             Ok(Progress::Eof) | Err(_) => {
-                let message = "the client closed before its request was complete".into();
-                self.fail(
-                    id,
-                    Failure {
-                        reason: Refusal::Gone,
-                        message,
-                    },
-                )
+                let message = "the client closed before its request was complete";
+                self.fail(id, Failure::new(Refusal::Gone, message))
             }
             Ok(_) if pending.turned_away => self.fail(id, self.limits.full()),
             Ok(Progress::TooLong) => self.fail(
@@ -456,13 +368,7 @@ impl Setup {
         pending.stage = Stage::Resolving;
         pending.deadline = asked.at + self.limits.connect_timeout;
         if let Some(message) = unknown {
-            return self.fail(
-                id,
-                Failure {
-                    reason: Refusal::Cluster,
-                    message,
-                },
-            );
+            return self.fail(id, Failure::new(Refusal::Cluster, message));
         }
         if let Ok(address) = asked.request.host.parse::<IpAddr>() {
             return self.dial(id, &[SocketAddr::new(address, 0)]);
@@ -475,13 +381,7 @@ impl Setup {
     fn on_answer(&mut self, id: u64, answer: &Answer) {
         match answer {
             Ok(addresses) => self.dial(id, addresses),
-            Err(why) => self.fail(
-                id,
-                Failure {
-                    reason: Refusal::Name,
-                    message: why.clone(),
-                },
-            ),
+            Err(why) => self.fail(id, Failure::new(Refusal::Name, why.clone())),
         }
     }
 
@@ -569,13 +469,7 @@ impl Setup {
         };
         if let Err(error) = result {
             let message = format!("cannot watch the connection: {}", plain(error));
-            self.fail(
-                id,
-                Failure {
-                    reason: Refusal::Local,
-                    message,
-                },
-            );
+            self.fail(id, Failure::new(Refusal::Local, message));
         }
     }
 
@@ -611,20 +505,14 @@ impl Setup {
                     "no complete request within {:?}",
                     self.limits.request_timeout
                 );
-                Failure {
-                    reason: Refusal::Slow,
-                    message,
-                }
+                Failure::new(Refusal::Slow, message)
             }
             Stage::Resolving => {
                 let message = format!(
                     "its name could not be resolved within {:?}",
                     self.limits.connect_timeout
                 );
-                Failure {
-                    reason: Refusal::Timeout,
-                    message,
-                }
+                Failure::new(Refusal::Timeout, message)
             }
             Stage::Dialling(dial) => dial.timed_out(self.limits.connect_timeout),
         };

@@ -118,19 +118,13 @@ impl Dial {
             .map(|(address, _)| address.ip().to_string())
             .collect();
         let message = format!("no answer within {timeout:?} from {}", waiting.join(", "));
-        Failure {
-            reason: Refusal::Timeout,
-            message,
-        }
+        Failure::new(Refusal::Timeout, message)
     }
 
     /// All addresses failed: every distinct error with its addresses, the reason of the first.
     fn failure(&self) -> Failure {
         let Some((address, error)) = self.failed.first() else {
-            return Failure {
-                reason: Refusal::Name,
-                message: "its name has no address".into(),
-            };
+            return Failure::new(Refusal::Name, "its name has no address");
         };
         let mut failure = failure_of(*address, *error);
         for (address, error) in &self.failed[1..] {

@@ -16,3 +16,11 @@ pub struct Failure {
     /// What happened, without the target's name.
     pub message: String,
 }
+
+impl Failure {
+    /// A refusal for `reason`.
+    pub fn new(reason: Refusal, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { reason, message }
+    }
+}

@@ -1,0 +1,145 @@
+//! One direction of a relayed pair: what is read, what is left over, and the end of file.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use super::client;
+
+/// What one read takes at most, and so what a full side can leave over.
+///
+/// Measured on 2 cores, a Unix socket to TCP and back: 16 KiB as fast as HAProxy 2.6, 32 KiB 1.1 to 1.3
+/// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). splice(2) by a pipe for the
+/// thread: 0.5 to 0.8 times towards TCP, and no faster the other way, so bytes are copied.
+pub const BUFFER: usize = 32 * 1024;
+
+/// Bytes one direction may move before the others of its thread have their turn.
+const TURN: usize = 16 * BUFFER;
+
+/// A socket and what its last events said. Both hold until a call says EAGAIN, since epoll speaks
+/// only of changes.
+pub struct Side {
+    /// Non-blocking.
+    pub socket: OwnedFd,
+    /// It is a Unix socket.
+    pub passes_descriptors: bool,
+    /// There may be something to read.
+    pub readable: bool,
+    /// There may be room to write.
+    pub writable: bool,
+    /// Neither direction works any more.
+    pub hung_up: bool,
+}
+
+/// One direction.
+#[derive(Default)]
+pub struct Flow {
+    /// Read, not written yet; starts at `written`.
+    rest: Vec<u8>,
+    written: usize,
+    /// The source has ended.
+    pub eof: bool,
+    /// Nothing more will be moved.
+    pub done: bool,
+}
+
+/// Why a direction paused or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A side has to become ready first, or all is done.
+    Waiting,
+    /// Its turn is over, there is more to do.
+    Turn,
+    /// The source failed.
+    Source(Errno),
+    /// The destination failed.
+    Destination(Errno),
+}
+
+impl Flow {
+    /// One whose first bytes are read already.
+    pub fn beginning_with(rest: Vec<u8>) -> Self {
+        Self {
+            rest,
+            ..Self::default()
+        }
+    }
+
+    /// Moves what is there, at most [`TURN`]; also the number of bytes written.
+    pub fn pump(&mut self, from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> (End, usize) {
+        let mut moved = 0;
+        let mut end = End::Waiting;
+        while !self.done {
+            if !self.rest.is_empty() {
+                match write(to, &self.rest[self.written..]) {
+                    Ok(n) => {
+                        moved += n;
+                        self.written += n;
+                    }
+                    Err(error) => return (self.fail(error), moved),
+                }
+                if self.written < self.rest.len() {
+                    break;
+                }
+                // The allocation goes, too: an idle pair holds none.
+                (self.rest, self.written) = (Vec::new(), 0);
+            }
+            if self.eof {
+                self.done = true;
+                // Fails where the other side is gone, which its own direction finds out.
+                let _ = shutdown(&to.socket, Shutdown::Write);
+                break;
+            }
+            if !from.readable || !to.writable {
+                break;
+            }
+            if moved >= TURN {
+                return (End::Turn, moved);
+            }
+            match read(from, buffer) {
+                Ok(0) => self.eof = true,
+                Ok(n) => match write(to, &buffer[..n]) {
+                    Ok(written) => {
+                        moved += written;
+                        self.rest.extend_from_slice(&buffer[written..n]);
+                    }
+                    Err(error) => return (self.fail(error), moved),
+                },
+                Err(Errno::AGAIN) => from.readable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => (self.eof, end) = (true, End::Source(error)),
+            }
+        }
+        (end, moved)
+    }
+
+    /// Ends this direction, as its destination takes nothing any more.
+    fn fail(&mut self, error: Errno) -> End {
+        self.done = true;
+        self.rest = Vec::new();
+        End::Destination(error)
+    }
+}
+
+fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
+    if from.passes_descriptors {
+        client::read(from.socket.as_fd(), buffer, client::close)
+    } else {
+        recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len)
+    }
+}
+
+/// Writes what the socket takes now; 0 when it is full.
+fn write(to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
+    let mut written = 0;
+    while written < bytes.len() && to.writable {
+        match send(&to.socket, &bytes[written..], SendFlags::NOSIGNAL) {
+            Ok(n) => written += n,
+            Err(Errno::AGAIN) => to.writable = false,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

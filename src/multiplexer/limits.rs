@@ -1,0 +1,59 @@
+//! What connections are held to, and how many of them this process can afford.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::upstream::Failure;
+use crate::errors::plain;
+use crate::metrics::Refusal;
+
+/// What the set-up thread holds every connection to.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The cluster's name.
+    pub cluster: Option<String>,
+    /// From the complete request to the connected target.
+    pub connect_timeout: Duration,
+    /// From accept to the complete request.
+    pub request_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Users who may connect.
+    pub allowed_uids: Vec<u32>,
+}
+
+impl Limits {
+    /// What one connection too many is told.
+    pub fn full(&self) -> Failure {
+        let message = format!(
+            "tbot is at its limit of connections ({}); try again later",
+            self.max_connections
+        );
+        Failure::new(Refusal::Limit, message)
+    }
+}
+
+/// How many connections each of `multiplexers` in this process can serve by its limit of file
+/// descriptors, of which the soft one is raised to the hard one first.
+pub fn affordable_connections(multiplexers: usize) -> usize {
+    /// The client, its target, and the client's stderr while it is being set up.
+    const EACH: u64 = 3;
+    /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
+    const RESERVE: u64 = 192;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(
+            "cannot raise the limit of file descriptors: {}",
+            plain(error)
+        );
+    }
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let reserve = RESERVE.min(descriptors / 2);
+    let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
+    (all / multiplexers.max(1)).max(1)
+}
