@@ -36,6 +36,7 @@ pub(super) fn settings(given: &[Given], ssh_multiplexer: bool, env: Env) -> Resu
     let overrides = overrides(&all, ssh_multiplexer)?;
     let (mut settings, mut warnings) = config::load(source.as_ref(), overrides)?;
     settings.pid_file = pid_file;
+    warnings.extend(overridden_variables(given, env));
     if env("TELEPORT_PROXY").is_some_and(|value| !value.is_empty()) {
         warnings.push(
             "TELEPORT_PROXY: has no effect in this version: targets are dialled directly".into(),
@@ -73,6 +74,28 @@ fn from_env(given: &[Given], ssh_multiplexer: bool, env: Env) -> Vec<Given> {
             })
         })
         .collect()
+}
+
+/// A sentence for each variable that is set to something else than its flag, which wins.
+fn overridden_variables(given: &[Given], env: Env) -> impl Iterator<Item = String> {
+    given.iter().filter_map(move |given| {
+        let variable = given.flag.env?;
+        let value = env(variable).filter(|value| !value.is_empty())?;
+        let switch = |value: &OsStr| parse_bool(value).filter(|_| given.flag.kind == Kind::Switch);
+        if value == given.value || switch(&value).is_some_and(|on| switch(&given.value) == Some(on))
+        {
+            return None;
+        }
+        if given.flag.long == CONFIG_STRING {
+            // A whole configuration is too long for a line.
+            return Some(format!("{variable} is overridden by {}", given.origin));
+        }
+        let (value, given_value) = (value.display(), given.value.display());
+        Some(format!(
+            "{variable}: {value} is overridden by {given_value} from {}",
+            given.origin
+        ))
+    })
 }
 
 /// The configuration's text. A file and a string contradict each other, but for a flag that is
@@ -288,6 +311,7 @@ mod tests {
             &[
                 ("TBOT_LOG_FORMAT", "text"),
                 ("TBOT_DIAG_ADDR", "127.0.0.1:3002"),
+                ("TBOT_DEBUG", "1"),
             ],
         );
         assert!(settings.debug);
@@ -300,7 +324,9 @@ mod tests {
                     "{path}:4: diag_addr: 127.0.0.1:3001 is overridden by 127.0.0.1:3003 from \
                      --diag-addr"
                 ),
-                // 120m is what the file's 2h says, too.
+                // 120m is what the file's 2h says, too, and -d what the variable does.
+                "TBOT_DIAG_ADDR: 127.0.0.1:3002 is overridden by 127.0.0.1:3003 from --diag-addr"
+                    .to_owned(),
             ]
         );
     }
