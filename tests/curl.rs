@@ -273,6 +273,19 @@ fn the_flag_s_address_wins_over_the_file_s_with_a_warning_that_names_both() {
 }
 
 #[test]
+fn an_address_that_others_reach_is_served_with_a_warning() {
+    const WARNING: &str = "can be read by other machines";
+    let tbot = Start::multiplexer().diagnostics("0.0.0.0:0").start();
+    // To this machine, 0.0.0.0 is itself.
+    assert_eq!(curl(&tbot, "/livez").status, 200);
+    let address = tbot.address().to_string();
+    tbot.stderr.line_where("who can read it", |line| {
+        line.contains("WARN") && line.contains(&address) && line.contains(WARNING)
+    });
+    assert!(!Tbot::start().stderr.so_far().contains(WARNING));
+}
+
+#[test]
 fn a_taken_address_is_an_error_that_names_it() {
     let first = Tbot::start();
     let taken = first.address().to_string();
