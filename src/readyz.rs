@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
@@ -112,28 +112,20 @@ impl Registry {
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
     /// True if it is in; an unknown service counts as reported, since waiting cannot help.
     pub fn wait(&self, service: Option<&str>, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut services = self.shared.lock();
-        loop {
-            let waiting = match service {
-                Some(name) => services
-                    .get(name)
-                    .is_some_and(|service| service.updated_at.is_none()),
-                None => services
-                    .values()
-                    .any(|service| service.updated_at.is_none()),
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !waiting || left.is_zero() {
-                return !waiting;
-            }
-            services = self
-                .shared
-                .reported
-                .wait_timeout(services, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let waiting = |services: &mut BTreeMap<Arc<str>, Service>| match service {
+            Some(name) => services
+                .get(name)
+                .is_some_and(|service| service.updated_at.is_none()),
+            None => services
+                .values()
+                .any(|service| service.updated_at.is_none()),
+        };
+        let services = self.shared.lock();
+        let waited = self
+            .shared
+            .reported
+            .wait_timeout_while(services, timeout, waiting);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 

@@ -54,21 +54,12 @@ impl Shared {
 
     /// Blocks until no connection is left, at most `patience`; true if none is.
     pub fn wait_until_idle(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
         self.draining.store(true, Ordering::SeqCst);
-        let mut guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.live() == 0 || left.is_zero() || self.closed.load(Ordering::SeqCst) {
-                return self.live() == 0;
-            }
-            guard = self
-                .idle
-                .1
-                .wait_timeout(guard, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.idle.1.wait_timeout_while(guard, patience, |()| {
+            self.live() > 0 && !self.closed.load(Ordering::SeqCst)
+        });
+        self.live() == 0
     }
 
     /// Ends [`Self::wait_until_idle`].
