@@ -224,18 +224,7 @@ fn without_an_address_nothing_listens() {
 
 #[test]
 fn the_file_s_address_is_used() {
-    let tbot = Start::config(|destination| {
-        format!(
-            "version: v2\n\
-             diag_addr: 127.0.0.1:0\n\
-             services:\n\
-             - type: ssh-multiplexer\n\
-             \x20 destination: {{ type: directory, path: {} }}\n",
-            destination.display()
-        )
-    })
-    .without_diagnostics()
-    .start();
+    let tbot = with_diag_addr("127.0.0.1:0").without_diagnostics().start();
     let line = tbot.stderr.line("diagnostics are served at http://");
     let (_, rest) = line.split_once("http://").expect("found by it");
     let url = format!(
@@ -250,18 +239,9 @@ fn the_file_s_address_is_used() {
 
 #[test]
 fn the_flag_s_address_wins_over_the_file_s_with_a_warning_that_names_both() {
-    let tbot = Start::config(|destination| {
-        format!(
-            "version: v2\n\
-             diag_addr: 127.0.0.1:3001\n\
-             services:\n\
-             - type: ssh-multiplexer\n\
-             \x20 destination: {{ type: directory, path: {} }}\n",
-            destination.display()
-        )
-    })
-    .diagnostics("127.0.0.1:0")
-    .start();
+    let tbot = with_diag_addr("127.0.0.1:3001")
+        .diagnostics("127.0.0.1:0")
+        .start();
     tbot.stderr
         .line_where("a warning with flag and both values", |line| {
             line.contains("WARN")
@@ -293,6 +273,20 @@ fn a_taken_address_is_an_error_that_names_it() {
     let error = end.error();
     assert!(error.contains(&taken), "{error} names {taken}");
     assert!(!end.stderr.contains("is ready at"), "nothing was started");
+}
+
+/// A configuration file with `diag_addr`.
+fn with_diag_addr(address: &str) -> Start {
+    Start::config(|destination| {
+        format!(
+            "version: v2\n\
+             diag_addr: {address}\n\
+             services:\n\
+             - type: ssh-multiplexer\n\
+             \x20 destination: {{ type: directory, path: {} }}\n",
+            destination.display()
+        )
+    })
 }
 
 struct Answer {
