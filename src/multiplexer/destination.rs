@@ -2,7 +2,8 @@
 //! against a second tbot, and its files written whole.
 //!
 //! The path is walked component by component with descriptors (as openat(2) is meant to be used), so
-//! what was checked is what is used. Everything after that is relative to the directory's descriptor.
+//! what was checked is what is used. Everything after that is relative to the directory's descriptor,
+//! but for the path a socket is bound by, which is checked against it afterwards.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};

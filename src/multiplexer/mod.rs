@@ -29,10 +29,10 @@ pub use self::limits::affordable_connections;
 use self::artifacts::Artifacts;
 use self::counts::Shared;
 use self::destination::{Destination, Socket};
-use self::inbox::{Handle, Stop};
+use self::inbox::Inbox;
 use self::limits::Limits;
 use self::relay::Relay;
-use self::setup::Setup;
+use self::setup::{Message, Setup};
 use crate::errors::plain;
 use crate::metrics::MultiplexerMetrics;
 
@@ -143,7 +143,7 @@ pub struct Multiplexer {
     destination: Destination,
     socket: Arc<Socket>,
     artifacts: Artifacts,
-    setup: Handle,
+    setup: Arc<Inbox<Message>>,
     thread: Option<JoinHandle<()>>,
     // Behind the set-up thread, which uses it.
     relay: Arc<Relay>,
@@ -202,7 +202,7 @@ impl Multiplexer {
         };
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
         let setup = setup.map_err(system("prepare the set-up thread"))?;
-        let handle = setup.handle();
+        let inbox = setup.inbox();
         let thread = std::thread::Builder::new()
             .name("mux-accept".into())
             .stack_size(256 * 1024);
@@ -219,7 +219,7 @@ impl Multiplexer {
             destination,
             socket,
             artifacts,
-            setup: handle,
+            setup: inbox,
             thread: Some(thread),
             relay,
         })
@@ -269,7 +269,7 @@ impl Multiplexer {
     /// Accepts nothing more and takes the socket away; connections there are go on.
     pub fn stop_accepting(&self) {
         self.destination.unlink(&self.socket);
-        self.setup.stop(Stop::Accepting);
+        self.setup.send(Message::StopAccepting);
     }
 
     /// Blocks until no connection is left, at most `patience`, after [`Self::stop_accepting`]; true if
@@ -281,7 +281,7 @@ impl Multiplexer {
     /// Closes every connection, and ends [`Self::wait_until_idle`].
     pub fn close_all(&self) {
         self.shared.close();
-        self.setup.stop(Stop::Everything);
+        self.setup.send(Message::Stop);
         self.relay.close_all();
     }
 }
@@ -289,7 +289,7 @@ impl Multiplexer {
 impl Drop for Multiplexer {
     fn drop(&mut self) {
         self.stop_accepting();
-        self.setup.stop(Stop::Everything);
+        self.setup.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             // A panic was reported by the hook already.
             let _ = thread.join();

@@ -9,17 +9,18 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use prometheus::IntCounter;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use slab::Slab;
 
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
+use super::inbox::Inbox;
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -53,8 +54,7 @@ pub struct Relay {
 /// What a thread shares with those who hand it work.
 #[derive(Debug)]
 struct Shared {
-    inbox: Mutex<Vec<Command>>,
-    wake: OwnedFd,
+    inbox: Inbox<Command>,
     pairs: AtomicUsize,
 }
 
@@ -81,10 +81,8 @@ impl Relay {
             workers: Vec::new(),
         };
         for n in 0..threads {
-            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let shared = Arc::new(Shared {
-                inbox: Mutex::default(),
-                wake,
+                inbox: Inbox::new()?,
                 pairs: AtomicUsize::new(0),
             });
             let worker = Worker::new(shared.clone(), sent.clone(), received.clone())?;
@@ -105,7 +103,7 @@ impl Relay {
             .min_by_key(|(shared, _)| shared.pairs.load(Ordering::Relaxed));
         let (shared, _) = least.expect("a relay has at least one thread");
         shared.pairs.fetch_add(1, Ordering::Relaxed);
-        shared.send(Command::Add(pair));
+        shared.inbox.send(Command::Add(pair));
     }
 
     /// Whether all threads run.
@@ -117,7 +115,7 @@ impl Relay {
     pub fn close_all(&self) {
         self.workers
             .iter()
-            .for_each(|(shared, _)| shared.send(Command::CloseAll));
+            .for_each(|(shared, _)| shared.inbox.send(Command::CloseAll));
     }
 }
 
@@ -125,7 +123,7 @@ impl Drop for Relay {
     /// Closes every pair and ends the threads.
     fn drop(&mut self) {
         for (shared, _) in &self.workers {
-            shared.send(Command::Stop);
+            shared.inbox.send(Command::Stop);
         }
         for (_, thread) in self.workers.drain(..) {
             // A panic was reported by the hook already.
@@ -134,20 +132,7 @@ impl Drop for Relay {
     }
 }
 
-impl Shared {
-    fn send(&self, command: Command) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        inbox.push(command);
-        // Who finds the inbox filled has been woken for it already.
-        if inbox.len() == 1 {
-            drop(inbox);
-            // Fails only where the counter is full, and then the thread is awake.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        }
-    }
-}
-
-/// epoll data of the eventfd; a pair's are twice its place in the slab, plus one for the upstream.
+/// epoll data of the inbox; a pair's are twice its place in the slab, plus one for the upstream.
 const WAKE: u64 = u64::MAX;
 
 /// One relay thread.
@@ -180,7 +165,7 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
-            &shared.wake,
+            &shared.inbox,
             epoll::EventData::new_u64(WAKE),
             epoll::EventFlags::IN,
         )?;
@@ -200,10 +185,7 @@ impl Worker {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut turn = Vec::new();
         while !self.stopping {
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
+            let now = Timespec::default();
             let timeout = (!self.ready.is_empty()).then_some(&now);
             match epoll::wait(&self.epoll, &mut events, timeout) {
                 Ok((events, _)) => {
@@ -266,16 +248,7 @@ impl Worker {
     }
 
     fn take_inbox(&mut self) {
-        // The counter goes before the commands: one that comes in between wakes us again.
-        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
-        let commands = std::mem::take(
-            &mut *self
-                .shared
-                .inbox
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for command in commands {
+        for command in self.shared.inbox.take() {
             match command {
                 Command::Add(pair) => self.add(pair),
                 Command::CloseAll => self.close_all(),

@@ -18,7 +18,7 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use super::client;
 use super::counts::{InFlight, Shared};
 use super::destination::Socket;
-use super::inbox::{Handle, Stop};
+use super::inbox::Inbox;
 use super::limits::Limits;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
@@ -49,13 +49,24 @@ const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
 
+/// What other threads tell the set-up thread.
+#[derive(Debug)]
+pub enum Message {
+    /// What a look-up brought, for those who asked.
+    Answer(Vec<u64>, Answer),
+    /// Accept nothing more.
+    StopAccepting,
+    /// Nor go on with what is being set up: end the thread.
+    Stop,
+}
+
 /// The set-up thread's state.
 pub struct Setup {
     shared: Arc<Shared>,
     limits: Limits,
     relay: Arc<Relay>,
     resolver: Resolver,
-    handle: Handle,
+    inbox: Arc<Inbox<Message>>,
     epoll: OwnedFd,
     listener: Option<Arc<Socket>>,
     resting_until: Option<Instant>,
@@ -103,7 +114,7 @@ impl Setup {
         relay: Arc<Relay>,
         listener: Arc<Socket>,
     ) -> io::Result<Self> {
-        let handle = Handle::new()?;
+        let inbox = Arc::new(Inbox::new()?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -113,18 +124,18 @@ impl Setup {
         )?;
         epoll::add(
             &epoll,
-            &handle,
+            &*inbox,
             epoll::EventData::new_u64(WAKE),
             epoll::EventFlags::IN,
         )?;
-        let answers = handle.clone();
-        let resolver = Resolver::new(move |who, answer| answers.answer(who, answer));
+        let answers = inbox.clone();
+        let resolver = Resolver::new(move |who, answer| answers.send(Message::Answer(who, answer)));
         Ok(Self {
             shared,
             limits,
             relay,
             resolver,
-            handle,
+            inbox,
             epoll,
             listener: Some(listener),
             resting_until: None,
@@ -137,11 +148,11 @@ impl Setup {
     }
 
     /// The way to this thread.
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
+    pub fn inbox(&self) -> Arc<Inbox<Message>> {
+        self.inbox.clone()
     }
 
-    /// Serves until [`Stop::Everything`].
+    /// Serves until [`Message::Stop`].
     pub fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut next_tick = Instant::now();
@@ -207,21 +218,29 @@ impl Setup {
     }
 
     fn take_inbox(&mut self) {
-        let inbox = self.handle.take();
-        for (who, answer) in inbox.answers {
-            who.into_iter().for_each(|id| self.on_answer(id, &answer));
+        for message in self.inbox.take() {
+            match message {
+                Message::Answer(who, answer) => {
+                    who.into_iter().for_each(|id| self.on_answer(id, &answer));
+                }
+                Message::StopAccepting => self.stop_accepting(),
+                Message::Stop => {
+                    self.stop_accepting();
+                    self.stopping = true;
+                }
+            }
         }
-        if inbox.stop.is_some()
-            && let Some(listener) = self.listener.clone()
-        {
-            // Who comes now is refused by the kernel, and who has connected is served: in the queue
-            // nobody would answer until the end.
+    }
+
+    /// Who comes now is refused by the kernel, and who has connected is served: in the queue nobody
+    /// would answer until the end.
+    fn stop_accepting(&mut self) {
+        if let Some(listener) = self.listener.clone() {
             let _ = shutdown(&*listener, Shutdown::Read);
             while self.accept() {}
             let _ = epoll::delete(&self.epoll, &*listener);
             self.listener = None;
         }
-        self.stopping |= inbox.stop == Some(Stop::Everything);
     }
 
     /// Takes what waits, at most so many that the others have their turn; true if there may be more.
@@ -370,12 +389,15 @@ impl Setup {
         if let Some(message) = unknown {
             return self.fail(id, Failure::new(Refusal::Cluster, message));
         }
-        if let Ok(address) = asked.request.host.parse::<IpAddr>() {
-            return self.dial(id, &[SocketAddr::new(address, 0)]);
+        let address = asked.request.host.parse::<IpAddr>();
+        if address.is_err() {
+            self.resolver.ask(&asked.request.host, id);
         }
-        self.resolver.ask(&asked.request.host, id);
         // A user who gives up (^C) should not hold a place until the time-out.
         self.watch(id, epoll::EventFlags::empty());
+        if let Ok(address) = address {
+            self.dial(id, &[SocketAddr::new(address, 0)]);
+        }
     }
 
     fn on_answer(&mut self, id: u64, answer: &Answer) {
@@ -399,7 +421,6 @@ impl Setup {
         }));
         let step = dial.advance(self.epoll.as_fd(), id * STRIDE, Instant::now());
         pending.stage = Stage::Dialling(dial);
-        self.watch(id, epoll::EventFlags::empty());
         self.on_step(id, step);
     }
 

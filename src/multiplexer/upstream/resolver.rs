@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Look-ups at once. The C library gives up on a silent name server after 10 s or so by default.
 const MOST_THREADS: usize = 32;
@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(5);
 pub type Answer = Result<Vec<SocketAddr>, String>;
 
 /// How those who asked are told.
-type Tell = Box<dyn Fn(&[u64], Answer) + Send + Sync>;
+type Tell = Box<dyn Fn(Vec<u64>, Answer) + Send + Sync>;
 
 /// The look-up threads. Clones share them.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ struct Asked {
 
 impl Resolver {
     /// A resolver that calls `answer` with everyone who asked, on a thread of its own.
-    pub fn new(answer: impl Fn(&[u64], Answer) + Send + Sync + 'static) -> Self {
+    pub fn new(answer: impl Fn(Vec<u64>, Answer) + Send + Sync + 'static) -> Self {
         let answer = Box::new(answer);
         Self {
             shared: Arc::new(Shared {
@@ -99,7 +99,7 @@ impl Resolver {
                 state.queue.clear();
                 drop(state);
                 (self.shared.answer)(
-                    &waiting,
+                    waiting,
                     Err(format!("cannot start a thread to look it up: {error}")),
                 );
             }
@@ -122,22 +122,14 @@ impl Resolver {
 
     /// Ends the threads; true if all ended within `patience`. One that is in a look-up ends with it.
     pub fn stop(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
         let mut state = self.shared.lock();
         state.stopping = true;
         self.shared.changed.notify_all();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.threads == 0 || left.is_zero() {
-                return state.threads == 0;
-            }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let ended = self
+            .shared
+            .changed
+            .wait_timeout_while(state, patience, |state| state.threads > 0);
+        ended.unwrap_or_else(PoisonError::into_inner).0.threads == 0
     }
 }
 
@@ -157,7 +149,7 @@ impl Shared {
                 drop(state);
                 let answer = look_up(&host);
                 let waiting = self.lock().answered(&host);
-                (self.answer)(&waiting, answer);
+                (self.answer)(waiting, answer);
                 state = self.lock();
                 continue;
             }
