@@ -114,10 +114,13 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .diag_addr
         .as_ref()
         .map(|address| {
-            Diagnostics::builder()
-                .readyz(statuses)
-                .metrics(registry)
-                .bind(address)
+            let builder = Diagnostics::builder().readyz(statuses).metrics(registry);
+            #[cfg(feature = "pprof")]
+            let builder = match settings.debug {
+                true => builder.profiling(),
+                false => builder,
+            };
+            builder.bind(address)
         })
         .transpose()
         .map_err(Error::Diagnostics)?;

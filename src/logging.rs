@@ -98,6 +98,7 @@ impl Write for Lines {
     }
 }
 
+#[inline(never)] // a frame with a name in profiles
 fn write_lines(messages: &Receiver<Message>, dropped: &AtomicU64) {
     let mut stderr = io::stderr();
     while let Ok(Message::Line(line)) = messages.recv() {

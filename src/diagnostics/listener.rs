@@ -109,6 +109,7 @@ impl Service {
         true
     }
 
+    #[inline(never)] // a frame with a name in profiles
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut complaints = Complaints::default();
         while !self.is_stopping() {
@@ -171,6 +172,7 @@ impl Service {
     }
 
     /// A worker's life.
+    #[inline(never)] // a frame with a name in profiles
     fn work(&self) {
         let mut buffers = Buffers::new(self.limits.head_bytes);
         while let Some(connection) = self.next() {
