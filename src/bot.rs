@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
@@ -91,6 +91,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             "the ssh-multiplexer does not run in one-shot mode, and there is nothing else to do"
         );
         return Ok(());
+    }
+    if !settings.debug {
+        // By default it kills, and nobody means that who sends it. With profiles there is a handler.
+        signal_hook::flag::register(SIGPROF, Arc::default()).map_err(system("catch SIGPROF"))?;
     }
     let (events_sender, events) = channel();
     let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;

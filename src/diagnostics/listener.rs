@@ -21,8 +21,9 @@ use crate::errors::plain;
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Enough for the routes, which keep nothing large on the stack.
-const STACK: usize = 256 * 1024;
+/// Of memory that is taken only as it is used: our routes take little of it, but finding the names in a
+/// profile takes more than 256 KiB where debug information nests deeply, and embedders bring their own.
+const STACK: usize = 2 * 1024 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]
