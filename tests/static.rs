@@ -186,3 +186,74 @@ fn it_resolves_names_by_the_hosts_file_of_its_root() {
     let (mut stream, _errors) = root.dial(format!("echo.example:{}", echo.address.port()));
     assert_echoes(&mut stream, b"hello");
 }
+
+#[test]
+fn its_archive_is_the_same_each_time_and_runs() {
+    let program = program();
+    let directories = [(); 2].map(|()| TempDir::new().expect("a directory for temporary files"));
+    let archives = directories.each_ref().map(|directory| {
+        let mut dist = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/dist"));
+        PathBuf::from(succeed(dist.arg(&program).arg(directory.path())).trim_end())
+    });
+    let [first, second] = archives.each_ref().map(fs::read);
+    assert!(first.expect("the archive is there") == second.expect("the archive is there"));
+
+    let directory = directories[0].path();
+    let name = concat!("tbot-", env!("CARGO_PKG_VERSION"), "-", env!("TBOT_TARGET"));
+    let archive = format!("{name}.tar.gz");
+    assert_eq!(archives[0], directory.join(&archive));
+    let mut check = Command::new("sha256sum");
+    let check = succeed(
+        check
+            .args(["-c", &format!("{archive}.sha256")])
+            .current_dir(directory),
+    );
+    assert_eq!(check, format!("{archive}: OK\n"));
+
+    succeed(
+        Command::new("tar")
+            .args(["-xf", &archive])
+            .current_dir(directory),
+    );
+    let unpacked = directory.join(name);
+    for file in ["LICENSE", "README.md", "src/tbot.service"] {
+        let ours = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        let theirs = fs::read(unpacked.join(file.trim_start_matches("src/")));
+        assert_eq!(
+            theirs.expect("it is in the archive"),
+            ours.expect("it is here"),
+            "{file}"
+        );
+    }
+    let about = succeed(Command::new(unpacked.join("tbot")).arg("version"));
+    assert!(
+        about.contains(concat!("\ntarget: ", env!("TBOT_TARGET"), "\n")),
+        "{about}"
+    );
+}
+
+#[test]
+fn systemd_understands_its_unit() {
+    const INSTALLED: &str = "/usr/local/bin/tbot";
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        return not_tested("tbot.service", "there is no systemd-analyze here");
+    }
+    let directory = TempDir::new().expect("a directory for temporary files");
+    let unit = include_str!("../src/tbot.service");
+    assert!(unit.contains(INSTALLED), "{unit}");
+    // It checks that the program is there.
+    let unit = unit.replace(INSTALLED, &program().to_string_lossy());
+    let path = directory.path().join("tbot.service");
+    fs::write(&path, unit).expect("the directory is ours");
+    let verified = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path));
+    assert!(
+        verified.status.success() && verified.stderr.is_empty(),
+        "{verified:?}"
+    );
+}
