@@ -1,0 +1,259 @@
+//! The program of `make static`: what it is made of, and its life in a root directory that holds
+//! nothing else.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use common::process::{Process, run, succeed};
+use common::server::Server;
+use common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
+use common::{http, is_root, not_tested};
+
+/// The program of `make static`, no older than its sources.
+fn program() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("cargo's directory for tests is in the one for everything");
+    let program = target.join(env!("TBOT_TARGET")).join("release/tbot");
+    let built = fs::metadata(&program).and_then(|file| file.modified());
+    let built = built.unwrap_or_else(|error| {
+        panic!("run `make static` first: {}: {error}", program.display());
+    });
+    let (changed, newest) = newest_source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
+    assert!(
+        built > changed,
+        "run `make static` again: {} is older than {}",
+        program.display(),
+        newest.display()
+    );
+    program
+}
+
+fn newest_source(directory: &Path) -> (SystemTime, PathBuf) {
+    fs::read_dir(directory)
+        .expect("the sources are there")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|kind| kind == "rs"))
+        .map(|path| {
+            if path.is_dir() {
+                return newest_source(&path);
+            }
+            let modified = fs::metadata(&path).and_then(|file| file.modified());
+            (modified.expect("a time of modification"), path)
+        })
+        .max()
+        .expect("no directory of sources is empty")
+}
+
+/// A root directory with the static program, for processes that see nothing else.
+struct Root {
+    directory: TempDir,
+    /// The command that changes to it.
+    enter: Vec<&'static str>,
+}
+
+impl Root {
+    /// None, said aloud, where this machine lets nobody change the root directory.
+    fn new() -> Option<Self> {
+        let enter = if is_root() {
+            vec!["unshare"]
+        } else {
+            vec!["unshare", "--map-root-user"]
+        };
+        let mut probe = Command::new(enter[0]);
+        let probe = run(probe.args(&enter[1..]).args(["--root=/", "true"]));
+        if !probe.status.success() {
+            not_tested("the static program in an empty root", &probe.stderr);
+            return None;
+        }
+        let directory = TempDir::new().expect("a directory for temporary files");
+        fs::copy(program(), directory.path().join("tbot")).expect("the directory is ours");
+        Some(Self { directory, enter })
+    }
+
+    fn path(&self, inside: &str) -> PathBuf {
+        self.directory.path().join(inside)
+    }
+
+    /// The program in it, without an environment.
+    fn tbot(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.enter[0]);
+        command
+            .args(&self.enter[1..])
+            .arg(format!("--root={}", self.directory.path().display()))
+            .arg("/tbot")
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+    }
+
+    /// A multiplexer in it that serves, and where its diagnostics listen.
+    fn serve(&self) -> (Process, SocketAddr) {
+        let configuration = "
+version: v2
+diag_addr: 127.0.0.1:0
+services:
+  - type: ssh-multiplexer
+    destination: { type: directory, path: /mux }
+";
+        fs::write(self.path("tbot.yaml"), configuration).expect("the directory is ours");
+        let tbot = Process::spawn(&mut self.tbot(&["start", "-d", "-c", "/tbot.yaml"]));
+        let line = tbot.stderr.line("diagnostics are served at ");
+        let (_, url) = line.split_once("http://").expect("the line has a URL");
+        let address = url.trim_end_matches('/').parse();
+        tbot.stderr.line(" is ready at /mux/v1.sock");
+        (tbot, address.expect("the URL has an address"))
+    }
+
+    fn dial(&self, target: impl ToString) -> (UnixStream, Errors) {
+        let stream = try_connect(&self.path("mux/v1.sock")).expect("the multiplexer accepts");
+        let (errors, writer) = Errors::pipe();
+        send_with_descriptors(&stream, &request(target), &[writer.as_fd()]);
+        (stream, errors)
+    }
+}
+
+#[test]
+fn it_needs_no_library_and_may_lie_anywhere_in_memory() {
+    // elf(5): the head of a file of 64 bits, then its table of segments.
+    const TYPE_DYNAMIC: u16 = 3;
+    const SEGMENT_INTERPRETER: u32 = 3;
+    let file = fs::read(program()).expect("it can be read");
+    let u16_at = |at: usize| u16::from_ne_bytes([file[at], file[at + 1]]);
+    let word = |at: usize| file[at..at + 4].try_into().expect("4 bytes");
+    assert_eq!(file[..5], *b"\x7fELF\x02");
+    assert_eq!(u16_at(16), TYPE_DYNAMIC, "not position-independent");
+    let table = u32::from_ne_bytes(word(32)) as usize;
+    let (size, count) = (u16_at(54) as usize, u16_at(56) as usize);
+    let segments: Vec<u32> = (0..count)
+        .map(|number| u32::from_ne_bytes(word(table + number * size)))
+        .collect();
+    assert!(count > 0 && !segments.contains(&SEGMENT_INTERPRETER));
+}
+
+#[test]
+fn it_serves_from_an_empty_root() {
+    let Some(root) = Root::new() else { return };
+    let echo = Server::echo();
+    let (mut tbot, diagnostics) = root.serve();
+
+    let (status, body) = http::get(diagnostics, "/readyz");
+    assert_eq!(status, 200, "{body}");
+    let (mut stream, errors) = root.dial(echo.address);
+    assert_echoes(&mut stream, b"hello");
+    drop(stream);
+    assert_eq!(errors.all(), "");
+    // Names need files that an operator provides.
+    let (_stream, errors) = root.dial(format!("localhost:{}", echo.address.port()));
+    assert!(errors.one_line().contains("cannot connect to localhost:"));
+    // There is no /proc that tells where the program is.
+    let config = fs::read_to_string(root.path("mux/ssh_config")).expect("it was written");
+    assert!(
+        config.contains(" '/tbot' 'ssh-multiplexer-proxy-command' '/mux/v1.sock' "),
+        "{config}"
+    );
+    assert_eq!(
+        succeed(&mut root.tbot(&["version"])).split(' ').next(),
+        Some("tbot")
+    );
+
+    tbot.signal(Signal::TERM);
+    assert!(tbot.exit().success());
+    assert!(!root.path("mux/v1.sock").exists());
+    let files = fs::read_dir(root.path("")).expect("the directory is ours");
+    assert_eq!(files.count(), 3, "it left more than its destination");
+}
+
+#[test]
+fn it_resolves_names_by_the_hosts_file_of_its_root() {
+    let Some(root) = Root::new() else { return };
+    fs::create_dir(root.path("etc")).expect("the directory is ours");
+    fs::write(root.path("etc/hosts"), "127.0.0.1 echo.example\n").expect("the directory is ours");
+    let echo = Server::echo();
+    let (_tbot, _) = root.serve();
+    let (mut stream, _errors) = root.dial(format!("echo.example:{}", echo.address.port()));
+    assert_echoes(&mut stream, b"hello");
+}
+
+#[test]
+fn its_archive_is_the_same_each_time_and_runs() {
+    let program = program();
+    let directories = [(); 2].map(|()| TempDir::new().expect("a directory for temporary files"));
+    let archives = directories.each_ref().map(|directory| {
+        let mut dist = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/dist"));
+        PathBuf::from(succeed(dist.arg(&program).arg(directory.path())).trim_end())
+    });
+    let [first, second] = archives.each_ref().map(fs::read);
+    assert!(first.expect("the archive is there") == second.expect("the archive is there"));
+
+    let directory = directories[0].path();
+    let name = concat!("tbot-", env!("CARGO_PKG_VERSION"), "-", env!("TBOT_TARGET"));
+    let archive = format!("{name}.tar.gz");
+    assert_eq!(archives[0], directory.join(&archive));
+    let mut check = Command::new("sha256sum");
+    let check = succeed(
+        check
+            .args(["-c", &format!("{archive}.sha256")])
+            .current_dir(directory),
+    );
+    assert_eq!(check, format!("{archive}: OK\n"));
+
+    succeed(
+        Command::new("tar")
+            .args(["-xf", &archive])
+            .current_dir(directory),
+    );
+    let unpacked = directory.join(name);
+    for file in ["LICENSE", "README.md", "src/tbot.service"] {
+        let ours = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        let theirs = fs::read(unpacked.join(file.trim_start_matches("src/")));
+        assert_eq!(
+            theirs.expect("it is in the archive"),
+            ours.expect("it is here"),
+            "{file}"
+        );
+    }
+    let about = succeed(Command::new(unpacked.join("tbot")).arg("version"));
+    assert!(
+        about.contains(concat!("\ntarget: ", env!("TBOT_TARGET"), "\n")),
+        "{about}"
+    );
+}
+
+#[test]
+fn systemd_understands_its_unit() {
+    const INSTALLED: &str = "/usr/local/bin/tbot";
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        return not_tested("tbot.service", "there is no systemd-analyze here");
+    }
+    let directory = TempDir::new().expect("a directory for temporary files");
+    let unit = include_str!("../src/tbot.service");
+    assert!(unit.contains(INSTALLED), "{unit}");
+    // It checks that the program is there.
+    let unit = unit.replace(INSTALLED, &program().to_string_lossy());
+    let path = directory.path().join("tbot.service");
+    fs::write(&path, unit).expect("the directory is ours");
+    let verified = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path));
+    assert!(
+        verified.status.success() && verified.stderr.is_empty(),
+        "{verified:?}"
+    );
+}
