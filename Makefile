@@ -19,7 +19,7 @@ STATIC_FLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes \
 # Each feature alone, and none.
 FEATURES = "" gzip multiplexer pprof cli
 
-.PHONY: help build run static reproducible dist test lint tools clean
+.PHONY: help build run static reproducible dist test soak lint tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,7 +38,7 @@ run: build ## start it with an example configuration
 
 # By --target, so that build scripts and procedural macros, which run here, are built without the flags.
 static: ## the program without any library: target/TRIPLE/release/tbot
-	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE)
+	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE) $(STATIC_TOO)
 	@size=$$(stat -c %s $(STATIC)) && echo "$(STATIC): $$size bytes" && \
 	if [ $$size -gt $(STATIC_LIMIT) ]; then \
 		echo "ERROR: tbot may have $(STATIC_LIMIT) bytes; 'cargo bloat' shows what takes them" >&2; exit 1; \
@@ -50,11 +50,16 @@ reproducible: static ## build it again elsewhere, and compare
 dist: static ## archive it for other machines: target/dist
 	@.ci/dist $(STATIC) $(OUT)/dist
 
+test: STATIC_TOO = --bins --example busy
 test: tools lint static ## every check and every test, with what they need
 	$(CARGO) test --locked --no-fail-fast
 	@set -ex; for features in $(FEATURES); do \
 		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
 	done
+
+soak: STATIC_TOO = --bins --example busy
+soak: tools static ## what shows only after a while: a minute of profiles under stress
+	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
 
 lint: ## format, clippy, documentation and dependencies, warnings as errors
 	$(CARGO) fmt --check

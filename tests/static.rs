@@ -8,53 +8,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use common::built::static_program;
 use common::process::{Process, run, succeed};
 use common::server::Server;
 use common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
 use common::{http, is_root, not_tested};
-
-/// The program of `make static`, no older than its sources.
-fn program() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("cargo's directory for tests is in the one for everything");
-    let program = target.join(env!("TBOT_TARGET")).join("release/tbot");
-    let built = fs::metadata(&program).and_then(|file| file.modified());
-    let built = built.unwrap_or_else(|error| {
-        panic!("run `make static` first: {}: {error}", program.display());
-    });
-    let (changed, newest) = newest_source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
-    assert!(
-        built > changed,
-        "run `make static` again: {} is older than {}",
-        program.display(),
-        newest.display()
-    );
-    program
-}
-
-fn newest_source(directory: &Path) -> (SystemTime, PathBuf) {
-    fs::read_dir(directory)
-        .expect("the sources are there")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.is_dir() || path.extension().is_some_and(|kind| kind == "rs"))
-        .map(|path| {
-            if path.is_dir() {
-                return newest_source(&path);
-            }
-            let modified = fs::metadata(&path).and_then(|file| file.modified());
-            (modified.expect("a time of modification"), path)
-        })
-        .max()
-        .expect("no directory of sources is empty")
-}
 
 /// A root directory with the static program, for processes that see nothing else.
 struct Root {
@@ -78,7 +42,8 @@ impl Root {
             return None;
         }
         let directory = TempDir::new().expect("a directory for temporary files");
-        fs::copy(program(), directory.path().join("tbot")).expect("the directory is ours");
+        fs::copy(static_program("tbot"), directory.path().join("tbot"))
+            .expect("the directory is ours");
         Some(Self { directory, enter })
     }
 
@@ -130,7 +95,7 @@ fn it_needs_no_library_and_may_lie_anywhere_in_memory() {
     // elf(5): the head of a file of 64 bits, then its table of segments.
     const TYPE_DYNAMIC: u16 = 3;
     const SEGMENT_INTERPRETER: u32 = 3;
-    let file = fs::read(program()).expect("it can be read");
+    let file = fs::read(static_program("tbot")).expect("it can be read");
     let u16_at = |at: usize| u16::from_ne_bytes([file[at], file[at + 1]]);
     let word = |at: usize| file[at..at + 4].try_into().expect("4 bytes");
     assert_eq!(file[..5], *b"\x7fELF\x02");
@@ -189,7 +154,7 @@ fn it_resolves_names_by_the_hosts_file_of_its_root() {
 
 #[test]
 fn its_archive_is_the_same_each_time_and_runs() {
-    let program = program();
+    let program = static_program("tbot");
     let directories = [(); 2].map(|()| TempDir::new().expect("a directory for temporary files"));
     let archives = directories.each_ref().map(|directory| {
         let mut dist = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/dist"));
@@ -246,7 +211,7 @@ fn systemd_understands_its_unit() {
     let unit = include_str!("../src/tbot.service");
     assert!(unit.contains(INSTALLED), "{unit}");
     // It checks that the program is there.
-    let unit = unit.replace(INSTALLED, &program().to_string_lossy());
+    let unit = unit.replace(INSTALLED, &static_program("tbot").to_string_lossy());
     let path = directory.path().join("tbot.service");
     fs::write(&path, unit).expect("the directory is ours");
     let verified = run(Command::new("systemd-analyze")
