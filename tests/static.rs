@@ -5,10 +5,11 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -106,6 +107,43 @@ fn it_needs_no_library_and_may_lie_anywhere_in_memory() {
         .map(|number| u32::from_ne_bytes(word(table + number * size)))
         .collect();
     assert!(count > 0 && !segments.contains(&SEGMENT_INTERPRETER));
+}
+
+/// Names come from the program's own file, found without `/proc`.
+#[cfg(feature = "pprof")]
+#[test]
+fn it_profiles_itself_in_an_empty_root() {
+    let Some(root) = Root::new() else { return };
+    let server = Server::counting();
+    let (_tbot, diagnostics) = root.serve();
+    let (mut stream, _errors) = root.dial(server.address);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let url = format!("http://{diagnostics}/debug/pprof/profile?seconds=2");
+    let top = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let block = vec![0_u8; 256 * 1024];
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                stream.write_all(&block).expect("it is relayed");
+            }
+        });
+        let mut go = Command::new("go");
+        go.args(["tool", "pprof", "-symbolize=none", "-top", "-cum", &url]);
+        let top = succeed(
+            go.env("HOME", root.path(""))
+                .env("PPROF_TMPDIR", root.path("")),
+        );
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        top
+    });
+    for function in ["clone3", "tbot::multiplexer::flow::Flow::pump"] {
+        let row = top.lines().find(|row| row.ends_with(function));
+        assert!(row.is_some(), "no {function} in {top}");
+    }
+    assert!(top.contains("File: tbot"), "{top}");
+    // The kernel's list of threads is what it cannot do without.
+    let (status, body) = http::get(diagnostics, "/debug/pprof/threads");
+    assert_eq!(status, 500, "{body}");
+    assert!(body.contains("/proc/self/task"), "{body}");
 }
 
 #[test]
