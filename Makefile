@@ -41,7 +41,7 @@ static: ## the program without any library: target/TRIPLE/release/tbot
 	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE)
 	@size=$$(stat -c %s $(STATIC)) && echo "$(STATIC): $$size bytes" && \
 	if [ $$size -gt $(STATIC_LIMIT) ]; then \
-		echo "ERROR: tbot may have $(STATIC_LIMIT) bytes; 'cargo bloat' shows what takes them" >&2; exit 1; \
+		echo "ERROR: that is over the limit of $(STATIC_LIMIT) bytes" >&2; exit 1; \
 	fi
 
 reproducible: static ## build it again elsewhere, and compare
