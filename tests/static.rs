@@ -149,6 +149,13 @@ fn it_needs_no_library_and_may_lie_anywhere_in_memory() {
 }
 
 #[test]
+fn its_size_is_the_one_that_the_readme_gives() {
+    let size = fs::metadata(program()).expect("it is there").len();
+    let about = format!(" about {:.0} MB\n", size as f64 / 1e6);
+    assert!(include_str!("../README.md").contains(&about), "{about}");
+}
+
+#[test]
 fn it_serves_from_an_empty_root() {
     let Some(root) = Root::new() else { return };
     let echo = Server::echo();
