@@ -54,12 +54,17 @@ impl Root {
 
     /// The program in it, without an environment.
     fn tbot(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("/tbot");
+        command.args(arguments);
+        command
+    }
+
+    fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.enter[0]);
         command
             .args(&self.enter[1..])
             .arg(format!("--root={}", self.directory.path().display()))
-            .arg("/tbot")
-            .args(arguments)
+            .arg(program)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command
@@ -147,6 +152,13 @@ fn it_profiles_itself_in_an_empty_root() {
 }
 
 #[test]
+fn its_size_is_the_one_that_the_readme_gives() {
+    let size = fs::metadata(program()).expect("it is there").len();
+    let about = format!(" about {:.0} MB\n", size as f64 / 1e6);
+    assert!(include_str!("../README.md").contains(&about), "{about}");
+}
+
+#[test]
 fn it_serves_from_an_empty_root() {
     let Some(root) = Root::new() else { return };
     let echo = Server::echo();
@@ -177,6 +189,32 @@ fn it_serves_from_an_empty_root() {
     assert!(!root.path("mux/v1.sock").exists());
     let files = fs::read_dir(root.path("")).expect("the directory is ours");
     assert_eq!(files.count(), 3, "it left more than its destination");
+}
+
+#[test]
+fn without_proc_it_says_what_it_cannot_do() {
+    let Some(root) = Root::new() else { return };
+    let start = ["start", "ssh-multiplexer", "--destination"];
+    let long = format!("/{}", "d".repeat(120));
+    let end = run(root.tbot(&start).arg(long));
+    assert!(
+        end.error()
+            .ends_with("v1.sock: a path of more than 107 bytes needs /proc, and it is not mounted"),
+        "{end:?}"
+    );
+    // Found by PATH, it does not know where it lies.
+    fs::create_dir(root.path("bin")).expect("the directory is ours");
+    fs::rename(root.path("tbot"), root.path("bin/tbot")).expect("the directory is ours");
+    let end = run(root
+        .command("tbot")
+        .args(start)
+        .arg("/mux")
+        .env("PATH", "/bin:/usr/bin"));
+    assert!(
+        end.error()
+            .starts_with("ERROR: cannot find this program's own path (mount /proc, "),
+        "{end:?}"
+    );
 }
 
 #[test]
