@@ -12,7 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
-use crate::diagnostics::Diagnostics;
+#[cfg(target_env = "gnu")]
+use crate::diagnostics::AllocatorCollector;
+use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::logging;
 use crate::metrics::{self, MultiplexerMetrics, TaskMetricsFamily};
@@ -97,6 +99,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
 
     let registry = prometheus::Registry::new();
     let registered = metrics::register_build_info(&registry).and_then(|()| {
+        registry.register(Box::new(ProcessCollector::new()))?;
+        #[cfg(target_env = "gnu")]
+        registry.register(Box::new(AllocatorCollector::new()))?;
         Ok((
             MultiplexerMetrics::register(&registry)?,
             TaskMetricsFamily::register(&registry)?,

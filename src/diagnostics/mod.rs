@@ -29,8 +29,11 @@
 //! [`Limits`]; [`Routes::respond`] gives the same answers to a program that runs a `tiny_http`
 //! server of its own.
 
+#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
+mod allocator;
 mod connection;
 mod listener;
+mod process;
 mod request;
 mod response;
 mod routes;
@@ -42,7 +45,10 @@ use std::time::Duration;
 
 use tiny_http::ResponseBox;
 
+#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
+pub use allocator::AllocatorCollector;
 pub use connection::Client;
+pub use process::ProcessCollector;
 pub use request::Request;
 pub use routes::Routes;
 
