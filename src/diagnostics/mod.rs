@@ -99,6 +99,7 @@ impl Default for Limits {
 pub struct Builder {
     routes: Routes,
     limits: Limits,
+    service_metrics: crate::metrics::DiagnosticsMetrics,
 }
 
 impl Builder {
@@ -111,6 +112,12 @@ impl Builder {
     /// The metrics behind `/metrics`; without it there are none.
     pub fn metrics(mut self, registry: prometheus::Registry) -> Self {
         self.routes.metrics = registry;
+        self
+    }
+
+    /// What the service counts of its own clients. It does so only with a listener of its own.
+    pub fn service_metrics(mut self, metrics: crate::metrics::DiagnosticsMetrics) -> Self {
+        self.service_metrics = metrics;
         self
     }
 
@@ -168,7 +175,7 @@ impl Builder {
     /// shut down with the service, in its other copies too.
     pub fn listen(self, listener: TcpListener) -> io::Result<Diagnostics> {
         let addr = listener.local_addr()?;
-        let service = Service::start(listener, self.routes, self.limits)
+        let service = Service::start(listener, self.routes, self.limits, self.service_metrics)
             .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
         if !addr.ip().is_loopback() {
             tracing::warn!(

@@ -7,4 +7,5 @@ mod client;
 mod endpoints;
 mod lifetime;
 mod long;
+mod metered;
 mod requests;
