@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -17,7 +18,7 @@ use crate::diagnostics::AllocatorCollector;
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::logging;
-use crate::metrics::{self, MultiplexerMetrics, TaskMetricsFamily};
+use crate::metrics::{self, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily};
 use crate::multiplexer::{self, Multiplexer};
 use crate::readyz;
 use crate::task::Task;
@@ -83,8 +84,10 @@ struct Service {
 /// Everything that can be refused (an address, a directory) is taken before the first file is written;
 /// an error means that nothing runs.
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
-    let _log =
-        logging::start(settings.log_format, settings.debug).map_err(system("start the log"))?;
+    let registry = Registry::new();
+    let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
+    let _log = logging::start(settings.log_format, settings.debug, log)
+        .map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -97,17 +100,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let (events_sender, events) = channel();
     let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
 
-    let registry = prometheus::Registry::new();
-    let registered = metrics::register_build_info(&registry).and_then(|()| {
-        registry.register(Box::new(ProcessCollector::new()))?;
-        #[cfg(target_env = "gnu")]
-        registry.register(Box::new(AllocatorCollector::new()))?;
-        Ok((
-            MultiplexerMetrics::register(&registry)?,
-            TaskMetricsFamily::register(&registry)?,
-        ))
-    });
-    let (multiplexer_metrics, tasks) = registered.map_err(system("register metrics"))?;
+    let registered = register(&registry);
+    let (multiplexer_metrics, tasks, service_metrics) =
+        registered.map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
     let reporters: Vec<_> = settings
@@ -122,6 +117,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             Diagnostics::builder()
                 .readyz(statuses)
                 .metrics(registry)
+                .service_metrics(service_metrics)
                 .bind(address)
         })
         .transpose()
@@ -159,6 +155,21 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     drop(signals);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Everything that is counted but the log, which counts from before the first warning.
+fn register(
+    registry: &Registry,
+) -> prometheus::Result<(MultiplexerMetrics, TaskMetricsFamily, DiagnosticsMetrics)> {
+    metrics::register_build_info(registry)?;
+    registry.register(Box::new(ProcessCollector::new()))?;
+    #[cfg(target_env = "gnu")]
+    registry.register(Box::new(AllocatorCollector::new()))?;
+    Ok((
+        MultiplexerMetrics::register(registry)?,
+        TaskMetricsFamily::register(registry)?,
+        DiagnosticsMetrics::register(registry)?,
+    ))
 }
 
 fn start(
