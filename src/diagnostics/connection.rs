@@ -15,6 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 use tiny_http::{HTTPVersion, ResponseBox};
 
+#[cfg(feature = "gzip")]
+use super::encoding::encoded;
 use super::listener::Service;
 use super::request::{self, Head, Refused};
 use super::response::{Form, complete, print, text};
@@ -249,6 +251,8 @@ impl Connection {
                 Answer::Long(run) => self.run_long(service, run, &mut form),
             };
             form.keep_alive &= !service.is_stopping();
+            #[cfg(feature = "gzip")]
+            let response = encoded(response, &head.request)?;
             let code = response.status_code().0;
             print(response, &form, output)?;
             status = code;

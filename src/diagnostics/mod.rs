@@ -32,6 +32,8 @@
 #[cfg(all(feature = "multiplexer", target_env = "gnu"))]
 mod allocator;
 mod connection;
+#[cfg(feature = "gzip")]
+mod encoding;
 mod listener;
 mod process;
 mod request;

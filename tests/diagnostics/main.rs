@@ -4,6 +4,7 @@
 
 mod abuse;
 mod client;
+mod compression;
 mod endpoints;
 mod lifetime;
 mod long;
