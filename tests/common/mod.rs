@@ -8,6 +8,7 @@ pub mod black_hole;
 pub mod http;
 pub mod process;
 pub mod procfs;
+pub mod readme;
 pub mod server;
 pub mod sshd;
 pub mod tbot;
