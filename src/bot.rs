@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
@@ -97,6 +97,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
         return Ok(());
     }
+    if !settings.debug {
+        // By default it kills, and nobody means that who sends it. With profiles there is a handler.
+        signal_hook::flag::register(SIGPROF, Arc::default()).map_err(system("catch SIGPROF"))?;
+    }
     let (events_sender, events) = channel();
     let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
 
@@ -114,11 +118,16 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .diag_addr
         .as_ref()
         .map(|address| {
-            Diagnostics::builder()
+            let builder = Diagnostics::builder()
                 .readyz(statuses)
                 .metrics(registry)
-                .service_metrics(service_metrics)
-                .bind(address)
+                .service_metrics(service_metrics);
+            #[cfg(feature = "pprof")]
+            let builder = match settings.debug {
+                true => builder.profiling(),
+                false => builder,
+            };
+            builder.bind(address)
         })
         .transpose()
         .map_err(Error::Diagnostics)?;

@@ -16,6 +16,6 @@ pub mod metrics;
 #[cfg(feature = "multiplexer")]
 pub mod multiplexer;
 pub mod readyz;
-#[cfg(feature = "multiplexer")]
+#[cfg(any(feature = "multiplexer", feature = "pprof"))]
 mod sys;
 pub mod task;

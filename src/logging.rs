@@ -114,6 +114,7 @@ impl Write for Lines {
     }
 }
 
+#[inline(never)] // a frame with a name in profiles
 fn write_lines(messages: &Receiver<Message>, dropped: &IntCounter) {
     let mut stderr = io::stderr();
     let mut told = 0;

@@ -82,6 +82,7 @@ struct Running<W> {
 }
 
 impl<W: FnMut() -> Result<(), String>> Running<W> {
+    #[inline(never)] // a frame with a name in profiles
     fn run(mut self, interval: Duration) {
         while self.iterate() {
             if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval) {

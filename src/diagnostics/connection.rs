@@ -156,6 +156,7 @@ impl Connection {
     }
 
     /// Serves requests until the connection is to be closed, by dropping it.
+    #[inline(never)] // a frame with a name in profiles
     pub fn serve(&self, service: &Service, buffers: &mut Buffers) {
         let limits = &service.limits;
         let Buffers { input, output } = buffers;

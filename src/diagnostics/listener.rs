@@ -22,9 +22,10 @@ use crate::metrics::{DiagnosticsMetrics, PathMetrics, Unserved};
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is not used of it costs nothing. The routes keep nothing large there, but a compressor
-/// passes through it, with 350 KiB, where the compiler does not optimise.
-const STACK: usize = 1024 * 1024;
+/// Of memory that is taken only as it is used: our routes take little of it, but finding the names in a
+/// profile takes more than 256 KiB where debug information nests deeply, a compressor passes through it
+/// with 350 KiB where the compiler does not optimise, and embedders bring their own.
+const STACK: usize = 2 * 1024 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]
@@ -132,6 +133,7 @@ impl Service {
         true
     }
 
+    #[inline(never)] // a frame with a name in profiles
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut complaints = Complaints::default();
         while !self.is_stopping() {
@@ -198,6 +200,7 @@ impl Service {
     }
 
     /// A worker's life.
+    #[inline(never)] // a frame with a name in profiles
     fn work(&self) {
         let mut buffers = Buffers::new(self.limits.head_bytes);
         while let Some(connection) = self.next() {

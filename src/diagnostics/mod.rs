@@ -22,6 +22,7 @@
 //! | `/readyz`, `/readyz/{service}` | 200 if healthy, else 503; JSON |
 //! | `/wait`, `/wait/{service}` | the same, once the first report is in |
 //! | `/metrics` | metrics in Prometheus' text format |
+//! | `/debug/pprof/` | profiles and stacks, if turned on |
 //! | `/` | this list |
 //!
 //! Blocking threads, no async runtime: one accepts, and each live connection has a worker to itself.
@@ -35,6 +36,11 @@ mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
 mod listener;
+#[cfg(feature = "pprof")]
+mod pprof;
+#[cfg(not(feature = "pprof"))]
+#[path = "no_pprof.rs"]
+mod pprof;
 mod process;
 mod request;
 mod response;
@@ -123,6 +129,18 @@ impl Builder {
         self
     }
 
+    /// Serves profiles and stacks of this process below `/debug/pprof/`, for `go tool pprof`, `curl` and
+    /// browsers. Off by default, for they show to any client what the process does, and cost CPU time.
+    ///
+    /// From here on, for ever, this process handles SIGPROF; where other code does so already, there are
+    /// no profiles, and a request for one is told why. Timed system calls of any thread may end with
+    /// `EINTR` during a profile, as with any signal.
+    #[cfg(feature = "pprof")]
+    pub fn profiling(mut self) -> Self {
+        self.routes.profiling = Some(pprof::Profiling::start());
+        self
+    }
+
     /// Limits other than the default ones.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -164,7 +182,10 @@ impl Builder {
 
     /// Listens on `addr`, as `127.0.0.1:3001` or `localhost:3001`; port 0 takes any free one. On
     /// return the port is open. The error is a sentence that names the address.
-    pub fn bind(self, addr: &str) -> io::Result<Diagnostics> {
+    pub fn bind(mut self, addr: &str) -> io::Result<Diagnostics> {
+        if let Some(profiling) = &mut self.routes.profiling {
+            profiling.set_host(addr);
+        }
         let error = |error: io::Error| cannot_listen(addr, &error);
         let listener = TcpListener::bind(addr).map_err(error)?;
         // The standard library asks for 128, which a burst fills at once; the probe that comes then

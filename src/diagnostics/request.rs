@@ -1,7 +1,7 @@
 //! From the bytes of a request head to a [`Request`]: the only place that reads what a client wrote.
 //!
 //! `httparse` takes the head apart; the rules on top are RFC 9112's, cut down to what a read-only
-//! service needs: GET and HEAD, no bodies. Whatever is refused here also ends the connection, since
+//! service needs: GET and HEAD, no bodies, but for one path. Whatever is refused here also ends the connection, since
 //! where the next request would begin is no longer certain.
 
 use std::borrow::Cow;
@@ -14,6 +14,9 @@ use tiny_http::{HTTPVersion, ResponseBox};
 
 use super::response::text;
 
+/// The longest body, of addresses; it comes into the same buffer as the head.
+const MAX_BODY: usize = 4096;
+
 /// A GET or HEAD request, decoded.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -22,6 +25,7 @@ pub struct Request<'a> {
     path: Cow<'a, str>,
     query: &'a str,
     headers: &'a [httparse::Header<'a>],
+    body: &'a str,
 }
 
 /// A request with what the connection needs to know of it.
@@ -47,6 +51,7 @@ impl<'a> Request<'a> {
         let head_only = match method {
             "GET" => false,
             "HEAD" => true,
+            "POST" if takes_body(target) => false,
             _ => return Err(refused(405, "only GET and HEAD are served")),
         };
         let (host, path, query) = split(target).ok_or(refused(
@@ -59,6 +64,7 @@ impl<'a> Request<'a> {
             path: decode(path).ok_or(refused(400, "the path is not percent-encoded UTF-8"))?,
             query,
             headers: &[],
+            body: "",
         };
         match pairs(query).find(|(_, name, value)| name.is_none() || value.is_none()) {
             None => Ok(request),
@@ -83,6 +89,16 @@ impl<'a> Request<'a> {
     /// `Host` header.
     pub fn host(&self) -> Option<&str> {
         self.host.or_else(|| self.header("host"))
+    }
+
+    /// What was sent: the body, or else the query, not decoded.
+    #[cfg(feature = "pprof")]
+    pub(super) fn content(&self) -> &str {
+        if self.body.is_empty() {
+            self.query
+        } else {
+            self.body
+        }
     }
 
     /// The value of the first header of that name (in any case), if it is UTF-8.
@@ -122,7 +138,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The request at the start of `input`, `None` while its head is not complete.
+/// The request at the start of `input`, `None` while it is not complete.
 pub(super) fn parse<'h, 'b: 'h>(
     input: &'b [u8],
     headers: &'h mut [MaybeUninit<httparse::Header<'b>>],
@@ -143,7 +159,9 @@ pub(super) fn parse<'h, 'b: 'h>(
     };
     let headers: &'h [httparse::Header<'b>] = parsed.headers;
 
-    let (mut close, mut keep_alive, mut hosts, mut body) = (false, false, 0, false);
+    let (mut close, mut keep_alive, mut hosts) = (false, false, 0);
+    // `None`: one whose length is not plain.
+    let (mut lengths, mut body) = (0, Some(0));
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("connection") {
@@ -152,10 +170,11 @@ pub(super) fn parse<'h, 'b: 'h>(
         } else if is("host") {
             hosts += 1;
         } else if is("transfer-encoding") {
-            body = true;
+            body = None;
         } else if is("content-length") {
-            // Not read as a number: what is not zero is a body, or an attempt at one.
-            body |= header.value.iter().any(|byte| *byte != b'0');
+            // A second one, or anything but digits, is an attempt at smuggling a body past somebody.
+            lengths += 1;
+            body = body.filter(|_| lengths == 1).and(number(header.value));
         }
     }
     let mut request = Request::new(method, target)?;
@@ -166,9 +185,18 @@ pub(super) fn parse<'h, 'b: 'h>(
             "an HTTP/1.1 request has exactly one Host header",
         ));
     }
-    if body {
-        return Err(refused(413, "requests with a body are not served"));
-    }
+    let length = match body {
+        Some(0) => length,
+        Some(body) if method == "POST" && body <= MAX_BODY => {
+            let Some(bytes) = input.get(length..length + body) else {
+                return Ok(None);
+            };
+            let text = std::str::from_utf8(bytes);
+            request.body = text.map_err(|_| refused(400, "the body is not UTF-8"))?;
+            length + body
+        }
+        _ => return Err(refused(413, "requests with a body are not served")),
+    };
     request.headers = headers;
     Ok(Some(Head {
         request,
@@ -176,6 +204,20 @@ pub(super) fn parse<'h, 'b: 'h>(
         version: HTTPVersion(1, minor),
         keep_alive: !close && (minor == 1 || keep_alive),
     }))
+}
+
+/// Whether a target is the one that takes addresses in a body, as gperftools' tools send them.
+fn takes_body(target: &str) -> bool {
+    cfg!(feature = "pprof")
+        && split(target).is_some_and(|(_, path, _)| path == "/debug/pprof/symbol")
+}
+
+/// A number of digits only, which `parse` alone would not see to.
+fn number(digits: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(digits).ok()?;
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 fn refused(status: u16, reason: impl Into<Cow<'static, str>>) -> Refused {

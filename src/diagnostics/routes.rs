@@ -1,13 +1,14 @@
 //! What is served: the one table from path to response.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use prometheus::TextEncoder;
 use tiny_http::ResponseBox;
 
 use super::connection::Client;
+use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
 use crate::metrics::DiagnosticsMetrics;
@@ -26,15 +27,19 @@ const ENDPOINTS: [(&str, &str); 6] = [
     ("/metrics", "metrics for Prometheus"),
 ];
 
+/// The same, where profiles are on.
+const PROFILES: (&str, &str) = ("/debug/pprof/", "profiles and stacks of this process");
+
 /// The paths of the table below, as metrics name them; one that ends in a place to fill in stands
 /// for every path that begins so.
-const PATTERNS: [&str; 7] = [
+const PATTERNS: [&str; 8] = [
     "/livez",
     "/readyz",
     "/metrics",
     "/readyz/{service}",
     "/wait",
     "/wait/{service}",
+    "/debug/pprof/{profile}",
     "/",
 ];
 
@@ -47,6 +52,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Routes {
     pub(super) readyz: readyz::Registry,
     pub(super) metrics: prometheus::Registry,
+    pub(super) profiling: Option<Profiling>,
     pub(super) extra: Vec<(Arc<str>, Handler)>,
 }
 
@@ -84,7 +90,7 @@ impl Routes {
         match Request::new(method, url) {
             Ok(request) => match self.answer(&request) {
                 Answer::Ready(response) => response,
-                Answer::Long(run) => complete(run(&Client::gone())),
+                Answer::Long(run) => run(&Client::gone()),
             },
             Err(refused) => refusal(&refused),
         }
@@ -92,6 +98,13 @@ impl Routes {
 
     /// The table.
     pub(super) fn answer<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a> {
+        match self.find(request) {
+            Answer::Ready(response) => Answer::Ready(complete(response)),
+            Answer::Long(run) => Answer::Long(Box::new(move |client| complete(run(client)))),
+        }
+    }
+
+    fn find<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a> {
         let path = request.path();
         let response = match path {
             "/" => self.index(request),
@@ -99,6 +112,7 @@ impl Routes {
             "/readyz" => self.readyz(None),
             "/metrics" => self.metrics(),
             "/wait" => return self.wait(None),
+            _ if is_below(path, "/debug/pprof") => return self.profiles(request),
             _ => match path
                 .match_indices('/')
                 .nth(1)
@@ -117,7 +131,7 @@ impl Routes {
                 },
             },
         };
-        Answer::Ready(complete(response))
+        Answer::Ready(response)
     }
 
     /// Every path that is served, as metrics name it, and a last one for all others.
@@ -132,7 +146,7 @@ impl Routes {
     /// The place of a path among the patterns.
     pub(super) fn place(&self, path: &str) -> usize {
         let is_it = |pattern: &&str| match pattern.find('{') {
-            Some(at) => path.len() > at && path.starts_with(&pattern[..at]),
+            Some(at) => path.starts_with(&pattern[..at]),
             None => path == *pattern,
         };
         let own = PATTERNS.iter().position(is_it);
@@ -159,7 +173,7 @@ impl Routes {
 
     fn wait<'a>(&'a self, service: Option<&'a str>) -> Answer<'a> {
         if self.readyz.wait(service, Duration::ZERO) {
-            return Answer::Ready(complete(self.readyz(service)));
+            return Answer::Ready(self.readyz(service));
         }
         Answer::Long(Box::new(move |client| {
             while client.is_there() {
@@ -172,6 +186,21 @@ impl Routes {
                 "not every service waited for has reported, and this program will not wait longer\n",
             )
         }))
+    }
+
+    fn profiles<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a> {
+        if let Some(profiling) = &self.profiling {
+            return profiling.answer(request);
+        }
+        // Once: a scanner does not fill the log.
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            tracing::info!(
+                "diagnostics: /debug/pprof was asked for and is off: {}",
+                pprof::HOW_TO_ENABLE
+            );
+        });
+        Answer::Ready(self.not_found())
     }
 
     fn metrics(&self) -> ResponseBox {
@@ -202,17 +231,7 @@ impl Routes {
             };
             let _ = writeln!(items, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
         }
-        let page = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>Diagnostics</title>\n<style>\n:root {{ color-scheme: light dark }}\n\
-             body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}\n\
-             dd {{ margin: 0 0 .75rem }}\n</style>\n<h1>Diagnostics</h1>\n<dl>\n{items}</dl>\n</html>\n"
-        );
-        response(200, "text/html; charset=utf-8", page.into_bytes()).with_header(header(
-            "Content-Security-Policy",
-            "default-src 'none'; style-src 'unsafe-inline'",
-        ))
+        page("Diagnostics", &format!("<dl>\n{items}</dl>\n"))
     }
 
     fn not_found(&self) -> ResponseBox {
@@ -236,8 +255,30 @@ impl Routes {
     fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
         ENDPOINTS
             .into_iter()
+            .chain(self.profiling.is_some().then_some(PROFILES))
             .chain(self.extra.iter().map(|(path, _)| (&**path, "")))
     }
+}
+
+/// Whether a path is `above`, or below it.
+fn is_below(path: &str, above: &str) -> bool {
+    let rest = path.strip_prefix(above);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A page of HTML.
+pub(super) fn page(title: &str, body: &str) -> ResponseBox {
+    let page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n:root {{ color-scheme: light dark }}\n\
+         body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}\n\
+         dd {{ margin: 0 0 .75rem }}\npre {{ overflow-x: auto }}\n</style>\n<h1>{title}</h1>\n{body}</html>\n"
+    );
+    response(200, "text/html; charset=utf-8", page.into_bytes()).with_header(header(
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'unsafe-inline'",
+    ))
 }
 
 /// The answer to a request that is not answered as asked.
@@ -271,7 +312,7 @@ mod tests {
     fn every_path_on_the_list_is_counted_by_its_pattern() {
         let routes = Routes::default();
         let others = routes.patterns().count() - 1;
-        for (path, _) in ENDPOINTS {
+        for (path, _) in ENDPOINTS.into_iter().chain([PROFILES]) {
             assert_ne!(routes.place(path), others, "{path} has no pattern");
         }
         assert_eq!(routes.place("/none"), others);

@@ -67,6 +67,7 @@ impl Flow {
     }
 
     /// Moves what is there, at most [`TURN`]; also the number of bytes written.
+    #[inline(never)] // a frame with a name in profiles
     pub fn pump(&mut self, from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> (End, usize) {
         let mut moved = 0;
         let mut end = End::Waiting;

@@ -181,6 +181,7 @@ impl Worker {
         })
     }
 
+    #[inline(never)] // a frame with a name in profiles
     fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut turn = Vec::new();
@@ -337,6 +338,7 @@ impl Worker {
 
 impl Entry {
     /// Moves bytes both ways until nothing moves or the turn is over; true for the latter.
+    #[inline(never)] // a frame with a name in profiles
     fn pump(&mut self, buffer: &mut [u8], sent: &mut u64, received: &mut u64) -> bool {
         let Self {
             client,

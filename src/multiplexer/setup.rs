@@ -153,6 +153,7 @@ impl Setup {
     }
 
     /// Serves until [`Message::Stop`].
+    #[inline(never)] // a frame with a name in profiles
     pub fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut next_tick = Instant::now();

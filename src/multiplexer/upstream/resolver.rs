@@ -142,6 +142,7 @@ impl State {
 }
 
 impl Shared {
+    #[inline(never)] // a frame with a name in profiles
     fn run(&self) {
         let mut state = self.lock();
         while !state.stopping {

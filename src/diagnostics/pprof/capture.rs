@@ -1,0 +1,266 @@
+//! Copies of interrupted threads' registers and stacks.
+//!
+//! The signal handler only copies: it takes a slot that was there from the start, without a lock, an
+//! allocation or a call that is not async-signal-safe, and whoever asked unwinds the copy afterwards.
+//! So no thread can be caught at a bad moment, be it inside the allocator or the unwinder.
+
+use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use rustix::thread::futex;
+
+use crate::sys::{self, Registers, Sender};
+
+/// Copies that wait to be taken. At the kernel's highest rate, 1,000 a second for each of 64 cores,
+/// that is enough for a millisecond; at ours for half a second.
+const SLOTS: usize = 64;
+
+/// Of a stack, from its top: 64 KiB. What lies deeper is cut off.
+const WORDS: usize = 8192;
+
+/// Threads interrupted and not yet answered, at a time: the slots suffice beside a profile.
+const ASKED_AT_ONCE: usize = SLOTS / 2;
+
+/// How long no thread may answer before the rest is given up: those block the signal, or hang in
+/// the kernel. Far above what a busy machine takes to give each of some hundred threads its turn.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// How long all answers may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static SLOT: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
+
+/// Whether the timer's signals are wanted, and those of [`ask`].
+static SAMPLING: AtomicBool = AtomicBool::new(false);
+static ASKING: AtomicBool = AtomicBool::new(false);
+
+/// Rises with each answer to [`ask`], which sleeps on it.
+static ANSWERS: AtomicU32 = AtomicU32::new(0);
+
+/// Samples that found no slot.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// One at a time samples, and one asks.
+static SAMPLER: AtomicBool = AtomicBool::new(false);
+static ASKER: Mutex<()> = Mutex::new(());
+
+/// A copy, or room for one. Untouched ones cost no memory: they are pages of zeros.
+struct Slot {
+    state: AtomicU8,
+    thread: AtomicI32,
+    name: [AtomicU64; 2],
+    pc: AtomicU64,
+    sp: AtomicU64,
+    fp: AtomicU64,
+    lr: AtomicU64,
+    words: AtomicUsize,
+    stack: [AtomicU64; WORDS],
+}
+
+const FREE: u8 = 0;
+const WRITING: u8 = 1;
+const SAMPLED: u8 = 2;
+const ANSWERED: u8 = 3;
+
+/// A thread as it was.
+pub(super) struct Capture<'a> {
+    pub thread: i32,
+    pub name: ThreadName,
+    pub registers: Registers,
+    stack: &'a [AtomicU64],
+}
+
+/// Ended or filled up with zeros.
+pub(super) type ThreadName = [u8; 16];
+
+impl Slot {
+    const fn new() -> Self {
+        Self {
+            state: AtomicU8::new(FREE),
+            thread: AtomicI32::new(0),
+            name: [const { AtomicU64::new(0) }; 2],
+            pc: AtomicU64::new(0),
+            sp: AtomicU64::new(0),
+            fp: AtomicU64::new(0),
+            lr: AtomicU64::new(0),
+            words: AtomicUsize::new(0),
+            stack: [const { AtomicU64::new(0) }; WORDS],
+        }
+    }
+
+    fn write(&self, registers: Registers) {
+        let name = sys::thread_name();
+        for (to, from) in self.name.iter().zip(name.as_chunks::<8>().0) {
+            to.store(u64::from_ne_bytes(*from), Relaxed);
+        }
+        self.thread
+            .store(rustix::thread::gettid().as_raw_nonzero().get(), Relaxed);
+        self.pc.store(registers.pc, Relaxed);
+        self.sp.store(registers.sp, Relaxed);
+        self.fp.store(registers.fp, Relaxed);
+        self.lr.store(registers.lr, Relaxed);
+        let read = sys::read_memory(registers.sp & !7, &self.stack);
+        self.words.store(read / 8, Relaxed);
+    }
+
+    fn capture(&self) -> Capture<'_> {
+        let mut name = [0; 16];
+        for (to, from) in name.as_chunks_mut::<8>().0.iter_mut().zip(&self.name) {
+            *to = from.load(Relaxed).to_ne_bytes();
+        }
+        Capture {
+            thread: self.thread.load(Relaxed),
+            name,
+            registers: Registers {
+                pc: self.pc.load(Relaxed),
+                sp: self.sp.load(Relaxed),
+                fp: self.fp.load(Relaxed),
+                lr: self.lr.load(Relaxed),
+            },
+            stack: &self.stack[..self.words.load(Relaxed).min(WORDS)],
+        }
+    }
+}
+
+impl Capture<'_> {
+    /// The word of the stack that lies at `address`, if it was copied.
+    pub fn read(&self, address: u64) -> Result<u64, ()> {
+        let offset = address.checked_sub(self.registers.sp & !7).ok_or(())?;
+        let word = usize::try_from(offset / 8).ok();
+        let word = word.and_then(|word| self.stack.get(word)).ok_or(())?;
+        Ok(word.load(Relaxed))
+    }
+}
+
+/// Makes this process copy its threads when asked. For ever: a late SIGPROF finds a handler that does
+/// nothing, instead of the default one that kills.
+pub(super) fn prepare() -> io::Result<()> {
+    sys::catch_sigprof(on_sigprof)
+}
+
+/// Runs in the signal handler.
+fn on_sigprof(sender: Sender, registers: Registers) {
+    let kind = match sender {
+        Sender::Timer if SAMPLING.load(Relaxed) => SAMPLED,
+        Sender::Asked if ASKING.load(Relaxed) => ANSWERED,
+        _ => return,
+    };
+    let mut free = SLOT.iter().filter(|slot| {
+        let taken = slot.state.compare_exchange(FREE, WRITING, Acquire, Relaxed);
+        taken.is_ok()
+    });
+    match free.next() {
+        Some(slot) => {
+            slot.write(registers);
+            slot.state.store(kind, Release);
+        }
+        None => {
+            LOST.fetch_add(1, Relaxed);
+        }
+    }
+    if kind == ANSWERED {
+        ANSWERS.fetch_add(1, Release);
+        let _ = futex::wake(&ANSWERS, futex::Flags::PRIVATE, 1);
+    }
+}
+
+/// Hands every copy of a kind to `each`, and frees its slot.
+fn take(kind: u8, mut each: impl FnMut(&Capture<'_>)) {
+    for slot in SLOT.iter().filter(|slot| slot.state.load(Acquire) == kind) {
+        each(&slot.capture());
+        slot.state.store(FREE, Release);
+    }
+}
+
+/// The timer, as long as this lives. There can be one.
+pub(super) struct Sampling(());
+
+impl Sampling {
+    /// Interrupts a running thread each time the process has used `period` of CPU time. `None` if
+    /// that is being done already.
+    pub fn start(period: Duration) -> io::Result<Option<Self>> {
+        if SAMPLER.swap(true, Acquire) {
+            return Ok(None);
+        }
+        take(SAMPLED, |_| {});
+        LOST.store(0, Relaxed);
+        // Dropped on failure, it gives its place back.
+        let sampling = Self(());
+        SAMPLING.store(true, Relaxed);
+        sys::set_profiling_timer(period)?;
+        Ok(Some(sampling))
+    }
+
+    /// The samples since the last call.
+    pub fn take(&self, each: impl FnMut(&Capture<'_>)) {
+        take(SAMPLED, each);
+    }
+
+    /// How many there was no room for, because `take` was not called often enough.
+    pub fn lost(&self) -> u64 {
+        LOST.load(Relaxed)
+    }
+}
+
+impl Drop for Sampling {
+    fn drop(&mut self) {
+        // Cannot fail: the kernel refuses only bad pointers and bad numbers (setitimer(2)).
+        let _ = sys::set_profiling_timer(Duration::ZERO);
+        SAMPLING.store(false, Relaxed);
+        SAMPLER.store(false, Release);
+    }
+}
+
+/// Interrupts these threads and hands each one's copy to `each`, in any order. Those that have ended
+/// or do not answer in time are left out.
+pub(super) fn ask(threads: &[i32], mut each: impl FnMut(&Capture<'_>)) {
+    let _one = ASKER.lock().unwrap_or_else(PoisonError::into_inner);
+    // Answers that came too late for who asked before.
+    take(ANSWERED, |_| {});
+    ASKING.store(true, Relaxed);
+    let mut threads = threads.iter();
+    let mut asked: Vec<i32> = Vec::with_capacity(ASKED_AT_ONCE);
+    let mut heard = Instant::now();
+    let end = heard + PATIENCE;
+    loop {
+        while asked.len() < ASKED_AT_ONCE
+            && let Some(thread) = threads.next()
+        {
+            if sys::interrupt(*thread).is_ok() {
+                asked.push(*thread);
+            }
+        }
+        if asked.is_empty() {
+            break;
+        }
+        let answers = ANSWERS.load(Acquire);
+        let waiting = asked.len();
+        take(ANSWERED, |capture| {
+            if let Some(at) = asked.iter().position(|thread| *thread == capture.thread) {
+                asked.swap_remove(at);
+                each(capture);
+            }
+        });
+        let now = Instant::now();
+        if asked.len() < waiting {
+            heard = now;
+            continue;
+        }
+        if now >= end {
+            break;
+        }
+        let left = (heard + SILENCE).min(end).saturating_duration_since(now);
+        if left.is_zero() {
+            asked.clear();
+            heard = now;
+        } else if let Ok(left) = Timespec::try_from(left) {
+            // Woken by an answer, by a signal, or too late: the loop finds out.
+            let _ = futex::wait(&ANSWERS, futex::Flags::PRIVATE, answers, Some(&left));
+        }
+    }
+    ASKING.store(false, Relaxed);
+}
