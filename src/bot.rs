@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
-use crate::diagnostics::Diagnostics;
+#[cfg(target_env = "gnu")]
+use crate::diagnostics::AllocatorCollector;
+use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::logging;
-use crate::metrics::{self, MultiplexerMetrics, TaskMetricsFamily};
+use crate::metrics::{self, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily};
 use crate::multiplexer::{self, Multiplexer};
 use crate::readyz;
 use crate::task::Task;
@@ -82,8 +85,10 @@ struct Service {
 /// Everything that can be refused (an address, a directory) is taken before the first file is written;
 /// an error means that nothing runs.
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
-    let _log =
-        logging::start(settings.log_format, settings.debug).map_err(system("start the log"))?;
+    let registry = Registry::new();
+    let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
+    let _log = logging::start(settings.log_format, settings.debug, log)
+        .map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -100,14 +105,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let (events_sender, events) = channel();
     let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
 
-    let registry = prometheus::Registry::new();
-    let registered = metrics::register_build_info(&registry).and_then(|()| {
-        Ok((
-            MultiplexerMetrics::register(&registry)?,
-            TaskMetricsFamily::register(&registry)?,
-        ))
-    });
-    let (multiplexer_metrics, tasks) = registered.map_err(system("register metrics"))?;
+    let registered = register(&registry);
+    let (multiplexer_metrics, tasks, service_metrics) =
+        registered.map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
     let reporters: Vec<_> = settings
@@ -119,7 +119,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .diag_addr
         .as_ref()
         .map(|address| {
-            let builder = Diagnostics::builder().readyz(statuses).metrics(registry);
+            let builder = Diagnostics::builder()
+                .readyz(statuses)
+                .metrics(registry)
+                .service_metrics(service_metrics);
             #[cfg(feature = "pprof")]
             let builder = match settings.debug {
                 true => builder.profiling(),
@@ -162,6 +165,21 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     drop(signals);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Everything that is counted but the log, which counts from before the first warning.
+fn register(
+    registry: &Registry,
+) -> prometheus::Result<(MultiplexerMetrics, TaskMetricsFamily, DiagnosticsMetrics)> {
+    metrics::register_build_info(registry)?;
+    registry.register(Box::new(ProcessCollector::new()))?;
+    #[cfg(target_env = "gnu")]
+    registry.register(Box::new(AllocatorCollector::new()))?;
+    Ok((
+        MultiplexerMetrics::register(registry)?,
+        TaskMetricsFamily::register(registry)?,
+        DiagnosticsMetrics::register(registry)?,
+    ))
 }
 
 fn start(

@@ -4,14 +4,18 @@
 //! and their number is told later. So a stuck log collector never stops a connection.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::config::LogFormat;
+use crate::metrics::LogMetrics;
 
 /// Lines that wait for stderr.
 const QUEUE: usize = 1024;
@@ -29,7 +33,7 @@ pub struct Guard {
 #[derive(Clone, Debug)]
 struct Lines {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    dropped: IntCounter,
 }
 
 enum Message {
@@ -37,13 +41,13 @@ enum Message {
     Stop,
 }
 
-/// Sends this process's log lines to stderr, from now on.
-pub fn start(format: LogFormat, debug: bool) -> io::Result<Guard> {
+/// Sends this process's log lines to stderr, and counts them, from now on.
+pub fn start(format: LogFormat, debug: bool, metrics: LogMetrics) -> io::Result<Guard> {
     let (queue, messages) = sync_channel(QUEUE);
     let (finish, finished) = sync_channel(1);
     let lines = Lines {
         queue,
-        dropped: Arc::default(),
+        dropped: metrics.dropped.clone(),
     };
     let dropped = lines.dropped.clone();
     std::thread::Builder::new()
@@ -64,15 +68,27 @@ pub fn start(format: LogFormat, debug: bool) -> io::Result<Guard> {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(move || writer.clone());
+    let counted = Counted(metrics);
     let set = match format {
-        LogFormat::Text => tracing::subscriber::set_global_default(subscriber.finish()),
-        LogFormat::Json => {
-            tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
+        LogFormat::Text => {
+            tracing::subscriber::set_global_default(subscriber.finish().with(counted))
         }
+        LogFormat::Json => tracing::subscriber::set_global_default(
+            subscriber.json().flatten_event(true).finish().with(counted),
+        ),
     };
     set.map_err(io::Error::other)?;
     log_panics();
     Ok(Guard { lines, finished })
+}
+
+/// Counts what is logged: events below the shown level do not come here.
+struct Counted(LogMetrics);
+
+impl<S: Subscriber> Layer<S> for Counted {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.messages(*event.metadata().level()).inc();
+    }
 }
 
 impl Drop for Guard {
@@ -88,7 +104,7 @@ impl Write for Lines {
     /// Takes one whole line, as tracing's formatter writes them.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.inc();
         }
         Ok(line.len())
     }
@@ -99,17 +115,20 @@ impl Write for Lines {
 }
 
 #[inline(never)] // a frame with a name in profiles
-fn write_lines(messages: &Receiver<Message>, dropped: &AtomicU64) {
+fn write_lines(messages: &Receiver<Message>, dropped: &IntCounter) {
     let mut stderr = io::stderr();
+    let mut told = 0;
     while let Ok(Message::Line(line)) = messages.recv() {
         // Nobody is left to tell where stderr is closed.
         let _ = stderr.write_all(&line);
-        match dropped.swap(0, Ordering::Relaxed) {
-            0 => {}
-            n => drop(writeln!(
+        let dropped = dropped.get();
+        if dropped > told {
+            let n = dropped - told;
+            told = dropped;
+            let _ = writeln!(
                 stderr,
                 "WARN {n} log lines were dropped, as stderr took none"
-            )),
+            );
         }
     }
 }

@@ -8,42 +8,18 @@ use std::fs;
 use std::process::Command;
 
 use common::process::{run, succeed};
+use common::readme::{README, block, is_of_a_name, words};
 use common::tbot::Tbot;
-
-const README: &str = include_str!("../README.md");
-
-/// The content of the first block of code in this language.
-fn block(language: &str) -> &'static str {
-    let (_, rest) = README
-        .split_once(&format!("\n```{language}\n"))
-        .unwrap_or_else(|| panic!("README.md has no block of {language}"));
-    let (block, _) = rest.split_once("```").expect("the block has an end");
-    block
-}
-
-/// The words in `text` that consist of `characters` and begin with `prefix`.
-fn words<'t>(
-    text: &'t str,
-    prefix: &'t str,
-    characters: fn(char) -> bool,
-) -> impl Iterator<Item = &'t str> {
-    text.split(move |c| !characters(c))
-        .filter(move |word| word.len() > prefix.len() && word.starts_with(prefix))
-}
 
 fn is_of_a_flag(c: char) -> bool {
     c == '-' || c.is_ascii_lowercase()
-}
-
-fn is_of_a_name(c: char) -> bool {
-    c == '_' || c.is_ascii_lowercase()
 }
 
 #[test]
 fn its_configuration_is_accepted_and_uses_every_key() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let path = directory.path().join("example.yaml");
-    let example = block("yaml");
+    let example = block("yaml", "version: v2");
     // So it is read as a whole, and then nothing is served.
     let oneshot = example.replace("oneshot: false", "oneshot: true");
     assert_ne!(oneshot, example, "the example names oneshot");
@@ -142,26 +118,32 @@ fn it_names_every_metric_and_no_other() {
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
-    let named: BTreeSet<&str> = words(README, "tbot_", is_of_a_name).collect();
-    assert_eq!(families, named);
-    // With the type it has.
+    let named = |prefix| words(README, prefix, is_of_a_name).filter(|name| !name.ends_with('_'));
+    assert_eq!(families, named("tbot_").chain(named("process_")).collect());
+    // With the type it has, unless Prometheus' convention says it.
     for line in metrics.lines() {
-        let Some(family) = line.strip_prefix("# TYPE ") else {
+        let Some(family) = line.strip_prefix("# TYPE tbot_") else {
             continue;
         };
         let (name, kind) = family.split_once(' ').expect("a name and a type");
-        let row = format!("\n| `{name}` | {kind}");
+        let row = format!("\n| `tbot_{name}` | {kind}");
         assert!(README.contains(&row), "README.md has no row {row:?}");
     }
-    // And every reason of a refusal.
+    // And every reason of a refusal, in the table of its metric.
     for line in metrics.lines() {
-        if let Some((_, reason)) = line.split_once("_refused_total{reason=\"") {
-            let reason = reason.split('"').next().unwrap_or_default();
-            assert!(
-                README.contains(&format!("\n| `{reason}` | ")),
-                "no row for {reason}"
-            );
-        }
+        let Some((name, reason)) = line.split_once("{reason=\"") else {
+            continue;
+        };
+        let (_, table) = README
+            .split_once(&format!("\n| `reason` of `{name}` |"))
+            .unwrap_or_else(|| panic!("README.md has no table of {name}'s reasons"));
+        let (table, _) = table.split_once("\n\n").expect("the table has an end");
+        let reason = reason.split('"').next().unwrap_or_default();
+        let is_its = |row: &str| {
+            let cell = row.split(" | ").next().unwrap_or_default();
+            cell.contains(&format!("`{reason}`"))
+        };
+        assert!(table.lines().any(is_its), "no row for {reason} of {name}");
     }
 }
 
@@ -204,5 +186,8 @@ fn its_example_of_embedding_is_the_one_that_the_documentation_tests() {
         .take_while(|line| *line != "```")
         .filter(|line| !line.starts_with("# "))
         .collect();
-    assert_eq!(block("rust").lines().collect::<Vec<_>>(), documented);
+    assert_eq!(
+        block("rust", "use tbot::").lines().collect::<Vec<_>>(),
+        documented
+    );
 }

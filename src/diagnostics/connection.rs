@@ -15,10 +15,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 use tiny_http::{HTTPVersion, ResponseBox};
 
+#[cfg(feature = "gzip")]
+use super::encoding::encoded;
 use super::listener::Service;
 use super::request::{self, Head, Refused};
 use super::response::{Form, complete, print, text};
 use super::routes::{Answer, refusal};
+use crate::metrics::Unserved;
 
 /// More headers than this are refused.
 const MAX_HEADERS: usize = 64;
@@ -170,7 +173,10 @@ impl Connection {
                     self.enter(Phase::Answering, idle_since);
                     let keep_alive = self.answer(service, &head, output);
                     start += head.length;
-                    if self.send(output, limits.write).is_err() {
+                    if let Err(error) = self.send(output, limits.write) {
+                        if error.kind() == ErrorKind::TimedOut {
+                            service.metrics.refused(Unserved::Unread).inc();
+                        }
                         return;
                     }
                     output.shrink_to(OUTPUT_KEPT);
@@ -237,14 +243,25 @@ impl Connection {
             keep_alive: head.keep_alive,
         };
         output.clear();
+        let begin = Instant::now();
+        let metrics = service.path(head.request.path());
+        let mut status = 500;
         let printed = catch_unwind(AssertUnwindSafe(|| {
             let response = match service.routes.answer(&head.request) {
                 Answer::Ready(response) => response,
                 Answer::Long(run) => self.run_long(service, run, &mut form),
             };
             form.keep_alive &= !service.is_stopping();
-            print(response, &form, output)
+            #[cfg(feature = "gzip")]
+            let response = encoded(response, &head.request)?;
+            let code = response.status_code().0;
+            print(response, &form, output)?;
+            status = code;
+            Ok::<_, io::Error>(())
         }));
+        // Before it is sent: whoever has the answer finds it counted.
+        metrics.answered(status);
+        metrics.duration.observe(begin.elapsed().as_secs_f64());
         let problem = match printed {
             Ok(Ok(())) => return form.keep_alive,
             Ok(Err(error)) => error.to_string(),
@@ -297,6 +314,8 @@ impl Connection {
             head_only: input[start..].starts_with(b"HEAD "),
             keep_alive: false,
         };
+        service.no_path().answered(refused.status);
+        service.metrics.refused(reason(refused.status)).inc();
         self.print_or_nothing(refusal(refused), &form, output);
         if self.send(output, service.limits.write).is_ok() {
             self.linger(service.limits.linger, input);
@@ -390,6 +409,18 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 /// A time-out or a signal: whether there is time left decides.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// What a refusal with this status is counted as.
+fn reason(status: u16) -> Unserved {
+    match status {
+        405 => Unserved::Method,
+        408 => Unserved::Slow,
+        413 => Unserved::Body,
+        431 => Unserved::Large,
+        505 => Unserved::Version,
+        _ => Unserved::Malformed,
+    }
 }
 
 /// What a panic said.

@@ -17,12 +17,14 @@ use super::Limits;
 use super::connection::{Buffers, Connection};
 use super::routes::Routes;
 use crate::errors::plain;
+use crate::metrics::{DiagnosticsMetrics, PathMetrics, Unserved};
 
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Of memory that is taken only as it is used: our routes take little of it, but finding the names in a
-/// profile takes more than 256 KiB where debug information nests deeply, and embedders bring their own.
+/// profile takes more than 256 KiB where debug information nests deeply, a compressor passes through it
+/// with 350 KiB where the compiler does not optimise, and embedders bring their own.
 const STACK: usize = 2 * 1024 * 1024;
 
 /// What the threads share.
@@ -30,6 +32,9 @@ const STACK: usize = 2 * 1024 * 1024;
 pub(super) struct Service {
     pub routes: Routes,
     pub limits: Limits,
+    pub metrics: DiagnosticsMetrics,
+    /// As [`Routes::patterns`] has them.
+    paths: Vec<PathMetrics>,
     /// The origin of the times kept in the connections.
     pub started: Instant,
     stopping: AtomicBool,
@@ -66,12 +71,19 @@ pub(super) struct Running {
 
 impl Service {
     /// Starts the accept thread and a first worker.
-    pub fn start(listener: TcpListener, routes: Routes, limits: Limits) -> io::Result<Running> {
+    pub fn start(
+        listener: TcpListener,
+        routes: Routes,
+        limits: Limits,
+        metrics: DiagnosticsMetrics,
+    ) -> io::Result<Running> {
         listener.set_nonblocking(false)?;
         let listener = Arc::new(listener);
         let service = Arc::new(Self {
+            paths: routes.patterns().map(|path| metrics.path(path)).collect(),
             routes,
             limits,
+            metrics,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             pool: Mutex::default(),
@@ -97,11 +109,22 @@ impl Service {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// The metrics of a request's path.
+    pub fn path(&self, path: &str) -> &PathMetrics {
+        &self.paths[self.routes.place(path)]
+    }
+
+    /// The metrics of requests whose path is not known.
+    pub fn no_path(&self) -> &PathMetrics {
+        &self.paths[self.paths.len() - 1]
+    }
+
     /// Takes a place among the long requests. The connection keeps its worker, and gives its place
     /// among the others back.
     pub fn begin_long(&self, connection: &Connection) -> bool {
         let mut pool = self.lock();
         if pool.waiting >= self.limits.max_waiting {
+            self.metrics.refused(Unserved::Busy).inc();
             return false;
         }
         pool.waiting += 1;
@@ -120,6 +143,7 @@ impl Service {
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(_) if self.is_stopping() => {}
                 Err(error) => {
+                    self.metrics.refused(Unserved::Local).inc();
                     complaints.log("cannot accept a connection", &error);
                     thread::sleep(PAUSE);
                 }
@@ -138,19 +162,22 @@ impl Service {
             if self.is_stopping() {
                 return;
             }
-            pool.evict();
+            self.evict(&pool);
             pool = self.await_freed(pool, PAUSE);
         }
         if pool.queue.len() >= pool.idle
             && let Err(error) = self.add_worker(&mut pool)
         {
             // Its turn comes when another connection ends, so one has to.
+            self.metrics.refused(Unserved::Local).inc();
             complaints.log("cannot start a thread", &error);
-            pool.evict();
+            self.evict(&pool);
         }
         let connection = Arc::new(Connection::new(stream, self.started));
         pool.live.push(connection.clone());
         pool.queue.push_back(connection);
+        self.metrics.accepted.inc();
+        self.metrics.open.inc();
         let wake = pool.idle > 0;
         drop(pool);
         if wake {
@@ -180,6 +207,7 @@ impl Service {
             // Routes are caught closer by; this is for mistakes of our own, which must not cost a
             // worker and a place for ever. The panic hook has told of it.
             let _ = catch_unwind(AssertUnwindSafe(|| connection.serve(self, &mut buffers)));
+            self.metrics.open.dec();
             let mut pool = self.lock();
             pool.live.retain(|live| !Arc::ptr_eq(live, &connection));
             pool.waiting -= usize::from(connection.is_waiting());
@@ -200,6 +228,21 @@ impl Service {
             pool.idle += 1;
             pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
             pool.idle -= 1;
+        }
+    }
+
+    /// Ends the connection that is needed least, unless one is on its way out already.
+    fn evict(&self, pool: &Pool) {
+        if pool.live.iter().any(|live| live.is_leaving()) {
+            return;
+        }
+        let ranked = pool
+            .live
+            .iter()
+            .filter_map(|live| Some((live.expendable()?, live)));
+        if let Some((_, victim)) = ranked.min_by_key(|(rank, _)| *rank) {
+            victim.evict();
+            self.metrics.refused(Unserved::Evicted).inc();
         }
     }
 
@@ -226,22 +269,6 @@ impl Service {
     fn tell_freed(&self, pool: &Pool) {
         if pool.watched {
             self.freed.notify_all();
-        }
-    }
-}
-
-impl Pool {
-    /// Ends the connection that is needed least, unless one is on its way out already.
-    fn evict(&self) {
-        if self.live.iter().any(|live| live.is_leaving()) {
-            return;
-        }
-        let ranked = self
-            .live
-            .iter()
-            .filter_map(|live| Some((live.expendable()?, live)));
-        if let Some((_, victim)) = ranked.min_by_key(|(rank, _)| *rank) {
-            victim.evict();
         }
     }
 }

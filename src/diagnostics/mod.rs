@@ -30,13 +30,18 @@
 //! [`Limits`]; [`Routes::respond`] gives the same answers to a program that runs a `tiny_http`
 //! server of its own.
 
+#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
+mod allocator;
 mod connection;
+#[cfg(feature = "gzip")]
+mod encoding;
 mod listener;
 #[cfg(feature = "pprof")]
 mod pprof;
 #[cfg(not(feature = "pprof"))]
 #[path = "no_pprof.rs"]
 mod pprof;
+mod process;
 mod request;
 mod response;
 mod routes;
@@ -48,7 +53,10 @@ use std::time::Duration;
 
 use tiny_http::ResponseBox;
 
+#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
+pub use allocator::AllocatorCollector;
 pub use connection::Client;
+pub use process::ProcessCollector;
 pub use request::Request;
 pub use routes::Routes;
 
@@ -99,6 +107,7 @@ impl Default for Limits {
 pub struct Builder {
     routes: Routes,
     limits: Limits,
+    service_metrics: crate::metrics::DiagnosticsMetrics,
 }
 
 impl Builder {
@@ -111,6 +120,12 @@ impl Builder {
     /// The metrics behind `/metrics`; without it there are none.
     pub fn metrics(mut self, registry: prometheus::Registry) -> Self {
         self.routes.metrics = registry;
+        self
+    }
+
+    /// What the service counts of its own clients. It does so only with a listener of its own.
+    pub fn service_metrics(mut self, metrics: crate::metrics::DiagnosticsMetrics) -> Self {
+        self.service_metrics = metrics;
         self
     }
 
@@ -183,7 +198,7 @@ impl Builder {
     /// shut down with the service, in its other copies too.
     pub fn listen(self, listener: TcpListener) -> io::Result<Diagnostics> {
         let addr = listener.local_addr()?;
-        let service = Service::start(listener, self.routes, self.limits)
+        let service = Service::start(listener, self.routes, self.limits, self.service_metrics)
             .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
         if !addr.ip().is_loopback() {
             tracing::warn!(

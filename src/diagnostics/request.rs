@@ -103,11 +103,20 @@ impl<'a> Request<'a> {
 
     /// The value of the first header of that name (in any case), if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let header = self
-            .headers
-            .iter()
-            .find(|h| h.name.eq_ignore_ascii_case(name))?;
+        let header = self.named(name).next()?;
         std::str::from_utf8(header.value).ok()
+    }
+
+    /// The values of all headers of that name that are UTF-8: a list may stand on several lines.
+    #[cfg(feature = "gzip")]
+    pub(super) fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.named(name)
+            .filter_map(|header| std::str::from_utf8(header.value).ok())
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = &httparse::Header<'a>> {
+        let headers = self.headers.iter();
+        headers.filter(move |header| header.name.eq_ignore_ascii_case(name))
     }
 
     /// The value of the first query parameter of that name, `None` if there is none. A value that

@@ -117,13 +117,24 @@ pub(super) fn print(response: ResponseBox, form: &Form, output: &mut Vec<u8>) ->
 
 /// The response with its length known; a body of unknown length is read to its end here, since
 /// chunks would need a client that speaks 1.1.
-fn with_length(response: ResponseBox) -> io::Result<ResponseBox> {
+pub(super) fn with_length(response: ResponseBox) -> io::Result<ResponseBox> {
     if response.data_length().is_some() {
         return Ok(response);
     }
+    with_body(response, |old| {
+        let mut body = Vec::new();
+        old.read_to_end(&mut body)?;
+        Ok(body)
+    })
+}
+
+/// The response with a body made of its own.
+pub(super) fn with_body(
+    response: ResponseBox,
+    make: impl FnOnce(&mut dyn Read) -> io::Result<Vec<u8>>,
+) -> io::Result<ResponseBox> {
     let (status, headers) = (response.status_code(), response.headers().to_vec());
-    let mut body = Vec::new();
-    response.into_reader().read_to_end(&mut body)?;
+    let body = make(&mut response.into_reader())?;
     let length = body.len();
     Ok(Response::new(
         status,

@@ -11,6 +11,7 @@ use super::connection::Client;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
+use crate::metrics::DiagnosticsMetrics;
 use crate::readyz::{self, Status};
 
 /// The paths of the table below, for people: `/` and 404 list them.
@@ -28,6 +29,19 @@ const ENDPOINTS: [(&str, &str); 6] = [
 
 /// The same, where profiles are on.
 const PROFILES: (&str, &str) = ("/debug/pprof/", "profiles and stacks of this process");
+
+/// The paths of the table below, as metrics name them; one that ends in a place to fill in stands
+/// for every path that begins so.
+const PATTERNS: [&str; 8] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/readyz/{service}",
+    "/wait",
+    "/wait/{service}",
+    "/debug/pprof/{profile}",
+    "/",
+];
 
 /// How often a waiting request looks whether its client is still there.
 const LOOK: Duration = Duration::from_millis(200);
@@ -118,6 +132,28 @@ impl Routes {
             },
         };
         Answer::Ready(response)
+    }
+
+    /// Every path that is served, as metrics name it, and a last one for all others.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &str> {
+        let extra = self.extra.iter().map(|(path, _)| &**path);
+        PATTERNS
+            .into_iter()
+            .chain(extra)
+            .chain([DiagnosticsMetrics::OTHER])
+    }
+
+    /// The place of a path among the patterns.
+    pub(super) fn place(&self, path: &str) -> usize {
+        let is_it = |pattern: &&str| match pattern.find('{') {
+            Some(at) => path.starts_with(&pattern[..at]),
+            None => path == *pattern,
+        };
+        let own = PATTERNS.iter().position(is_it);
+        own.unwrap_or_else(|| {
+            let extra = self.extra.iter().position(|(known, _)| **known == *path);
+            PATTERNS.len() + extra.unwrap_or(self.extra.len())
+        })
     }
 
     fn readyz(&self, service: Option<&str>) -> ResponseBox {
@@ -265,5 +301,20 @@ impl std::fmt::Debug for Routes {
         f.debug_struct("Routes")
             .field("readyz", &self.readyz)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_on_the_list_is_counted_by_its_pattern() {
+        let routes = Routes::default();
+        let others = routes.patterns().count() - 1;
+        for (path, _) in ENDPOINTS.into_iter().chain([PROFILES]) {
+            assert_ne!(routes.place(path), others, "{path} has no pattern");
+        }
+        assert_eq!(routes.place("/none"), others);
     }
 }

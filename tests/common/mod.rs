@@ -9,6 +9,7 @@ pub mod built;
 pub mod http;
 pub mod process;
 pub mod procfs;
+pub mod readme;
 pub mod server;
 pub mod sshd;
 pub mod tbot;

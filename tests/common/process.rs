@@ -144,6 +144,8 @@ pub struct Output {
 struct Collected {
     bytes: Vec<u8>,
     ended: bool,
+    /// Nobody reads on.
+    left: bool,
 }
 
 impl Output {
@@ -160,12 +162,21 @@ impl Output {
                 collected.bytes.extend_from_slice(&buffer[..length]);
                 collected.ended = length == 0;
                 writer.shared.1.notify_all();
-                if length == 0 {
+                if length == 0 || collected.left {
+                    // The pipe stays open, or the child would find it broken.
+                    while collected.left {
+                        collected = writer.shared.1.wait(collected).expect("nobody panics");
+                    }
                     return;
                 }
             }
         });
         output
+    }
+
+    /// Reads no more of it, so that the child's next writes fill the pipe.
+    pub fn leave(&self) {
+        self.lock().left = true;
     }
 
     /// Everything up to now.

@@ -1,6 +1,7 @@
 //! What the kernel says of a process.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rustix::process::Pid;
@@ -19,6 +20,26 @@ pub fn descriptor_list(pid: Pid) -> Vec<String> {
         .collect();
     list.sort();
     list
+}
+
+/// Where it listens by TCP over IPv4.
+pub fn listeners(pid: Pid) -> Vec<SocketAddr> {
+    const LISTEN: &str = "0A";
+    let sockets = descriptor_list(pid);
+    fs::read_to_string(path(pid, "net/tcp"))
+        .expect("the process is there")
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            // sl, local address, remote one, state, …, inode: proc_net_tcp(5).
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_its = sockets.contains(&format!("socket:[{}]", words.get(9)?));
+            let (ip, port) = words[1].split_once(':')?;
+            let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
+            let port = u16::from_str_radix(port, 16).ok()?;
+            (is_its && words[3] == LISTEN).then(|| (ip, port).into())
+        })
+        .collect()
 }
 
 /// The names of its threads.

@@ -60,7 +60,14 @@ impl Client {
 
     /// The next answer with its body.
     pub fn answer(&mut self) -> Answer {
-        let mut answer = self.answer_to_head();
+        let (mut answer, body) = self.answer_in_bytes();
+        answer.body = String::from_utf8(body).expect("text");
+        answer
+    }
+
+    /// The next answer, and its body as it is on the wire.
+    pub fn answer_in_bytes(&mut self) -> (Answer, Vec<u8>) {
+        let answer = self.answer_to_head();
         let length = answer
             .header("Content-Length")
             .expect("a length")
@@ -70,8 +77,7 @@ impl Client {
             assert!(self.more() > 0, "the body ends early");
         }
         let body = self.unread.drain(..length).collect();
-        answer.body = String::from_utf8(body).expect("text");
-        answer
+        (answer, body)
     }
 
     /// The next answer, which has no body.

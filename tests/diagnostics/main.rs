@@ -4,7 +4,9 @@
 
 mod abuse;
 mod client;
+mod compression;
 mod endpoints;
 mod lifetime;
 mod long;
+mod metered;
 mod requests;

@@ -1,0 +1,196 @@
+//! What the process uses, by the names of Prometheus' process-metrics convention.
+//!
+//! Our own, as the `process` feature of the `prometheus` crate counts CPU time in whole seconds, one
+//! descriptor too many and no limit of memory. A scrape takes some microseconds whatever is open: one
+//! small file of `/proc` and a few system calls. Not here are the `process_network_*` of Go's client:
+//! they are those of the whole network namespace, and to read them takes 30 µs.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Name and help, in the order in which [`ProcessCollector::values`] gives the values.
+const FAMILIES: [(&str, &str); 8] = [
+    (
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+    ),
+    ("process_open_fds", "Number of open file descriptors."),
+    (
+        "process_max_fds",
+        "Maximum number of open file descriptors.",
+    ),
+    (
+        "process_virtual_memory_bytes",
+        "Virtual memory size in bytes.",
+    ),
+    (
+        "process_virtual_memory_max_bytes",
+        "Maximum amount of virtual memory available in bytes.",
+    ),
+    (
+        "process_resident_memory_bytes",
+        "Resident memory size in bytes.",
+    ),
+    (
+        "process_start_time_seconds",
+        "Start time of the process since unix epoch in seconds.",
+    ),
+    ("process_threads", "Number of OS threads in the process."),
+];
+
+/// The `process_*` metrics of this process. What cannot be read, as without a `/proc`, is left out.
+///
+/// ```
+/// let registry = prometheus::Registry::new();
+/// registry.register(Box::new(tbot::diagnostics::ProcessCollector::new()))?;
+/// # assert!(registry.gather().iter().any(|family| family.name() == "process_threads"));
+/// # Ok::<_, prometheus::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ProcessCollector {
+    descriptions: Vec<Desc>,
+    /// Looked up once: the clock may be set later, and a process does not start again.
+    start: Option<f64>,
+}
+
+/// What `/proc/self/stat` has for us.
+struct Stat {
+    threads: f64,
+    /// Since the machine's start, in seconds.
+    start: f64,
+    virtual_bytes: f64,
+    resident_bytes: f64,
+}
+
+impl ProcessCollector {
+    /// A collector to register.
+    pub fn new() -> Self {
+        Self {
+            descriptions: FAMILIES.map(description).into(),
+            start: Stat::read().and_then(|stat| start_time(&stat)),
+        }
+    }
+
+    fn values(&self) -> [Option<f64>; FAMILIES.len()] {
+        let stat = Stat::read();
+        let stat = stat.as_ref();
+        [
+            // The sum of user and system time in `/proc`, before that is cut to ticks of 10 ms.
+            Some(seconds(ClockId::ProcessCPUTime)),
+            open_descriptors(),
+            Some(limit(Resource::Nofile)),
+            stat.map(|stat| stat.virtual_bytes),
+            Some(limit(Resource::As)),
+            stat.map(|stat| stat.resident_bytes),
+            self.start,
+            stat.map(|stat| stat.threads),
+        ]
+    }
+}
+
+impl Default for ProcessCollector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Collector for ProcessCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let known = FAMILIES.iter().zip(self.values());
+        known
+            .filter_map(|((name, help), value)| Some(family(name, help, value?)))
+            .collect()
+    }
+}
+
+fn description((name, help): (&str, &str)) -> Desc {
+    Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
+        .expect("our own names are well-formed")
+}
+
+/// One without labels; by its name a counter or a gauge.
+fn family(name: &str, help: &str, value: f64) -> MetricFamily {
+    let mut metric = Metric::default();
+    let kind = if name.ends_with("_total") {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+        MetricType::COUNTER
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+        MetricType::GAUGE
+    };
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(vec![metric]);
+    family
+}
+
+impl Stat {
+    fn read() -> Option<Self> {
+        // 52 numbers and a name of 16 bytes fit, and then one read is whole.
+        let mut text = [0; 2048];
+        let length = File::open("/proc/self/stat").ok()?.read(&mut text).ok()?;
+        Self::parse(&text[..length])
+    }
+
+    /// Fields are numbered as in proc(5); the second, a name in parentheses, may hold anything.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let name_end = text.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(&text[name_end + 1..]).ok()?;
+        let mut fields = rest.split_ascii_whitespace().skip(20 - 3);
+        let mut next = || fields.next()?.parse::<f64>().ok();
+        let (threads, _, start) = (next()?, next()?, next()?);
+        let (virtual_bytes, pages) = (next()?, next()?);
+        Some(Self {
+            threads,
+            // `rustix` may ask `/proc` for these two, and panics without; here is one.
+            start: start / clock_ticks_per_second() as f64,
+            virtual_bytes,
+            resident_bytes: pages * page_size() as f64,
+        })
+    }
+}
+
+/// Since the epoch, finer than by the `btime` of `/proc/stat`, which is in whole seconds.
+fn start_time(stat: &Stat) -> Option<f64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Some(now.ok()?.as_secs_f64() - seconds(ClockId::Boottime) + stat.start)
+}
+
+fn seconds(clock: ClockId) -> f64 {
+    Duration::try_from(clock_gettime(clock)).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// The directory's size is the number of its entries (Linux 6.2); before that it is 0.
+fn open_descriptors() -> Option<f64> {
+    const PATH: &str = "/proc/self/fd";
+    let count = match fs::metadata(PATH).ok()?.size() {
+        // Without the one by which it is read.
+        0 => (fs::read_dir(PATH).ok()?.count() as u64).saturating_sub(1),
+        count => count,
+    };
+    Some(count as f64)
+}
+
+/// The soft limit, which counts; none is the largest number, as Go's client shows it.
+fn limit(resource: Resource) -> f64 {
+    getrlimit(resource).current.unwrap_or(u64::MAX) as f64
+}
