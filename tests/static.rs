@@ -295,8 +295,9 @@ fn systemd_understands_its_unit() {
     let verified = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&path));
+    // It may have something to say of this machine's own units.
     assert!(
-        verified.status.success() && verified.stderr.is_empty(),
+        verified.status.success() && !verified.stderr.contains("tbot.service"),
         "{verified:?}"
     );
 }
