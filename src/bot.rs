@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -21,6 +20,7 @@ use crate::errors::plain;
 use crate::logging;
 use crate::metrics::{self, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily};
 use crate::multiplexer::{self, Multiplexer};
+use crate::program;
 use crate::readyz;
 use crate::task::Task;
 
@@ -201,7 +201,7 @@ fn start(
             );
         }
     } else {
-        let path = path_of_this_program().map_err(system(
+        let path = program::path().map_err(system(
             "find this program's own path (mount /proc, start tbot by its path, or give proxy_command)",
         ))?;
         let program = path
@@ -235,17 +235,6 @@ fn start(
         renewal_interval: settings.renewal_interval,
         own_program,
         reporter,
-    })
-}
-
-/// The file that this program was started from.
-fn path_of_this_program() -> io::Result<PathBuf> {
-    // An empty root has no /proc; what is left there is the path that whoever started it gave.
-    std::env::current_exe().or_else(|error| {
-        std::env::args_os()
-            .next()
-            .filter(|path| path.as_bytes().contains(&b'/'))
-            .map_or(Err(error), std::path::absolute)
     })
 }
 

@@ -15,6 +15,8 @@ mod logging;
 pub mod metrics;
 #[cfg(feature = "multiplexer")]
 pub mod multiplexer;
+#[cfg(any(feature = "cli", feature = "pprof"))]
+mod program;
 pub mod readyz;
 #[cfg(any(feature = "multiplexer", feature = "pprof"))]
 mod sys;

@@ -16,6 +16,7 @@ use framehop::{
 };
 
 use super::capture::Capture;
+use crate::program;
 use crate::sys::{self, LoadedModule, Segment};
 
 /// Frames of a stack; what is deeper is cut off.
@@ -146,7 +147,7 @@ impl Modules {
             false => (loaded.path.clone(), loaded.path),
             true => {
                 let link = Path::new("/proc/self/exe");
-                let path = program_path();
+                let path = program::path().unwrap_or_default();
                 let file = if link.exists() {
                     link.into()
                 } else {
@@ -251,17 +252,6 @@ fn readable(symbol: &str) -> String {
         Ok(name) => format!("{name:#}"),
         Err(_) => symbol.to_owned(),
     }
-}
-
-/// The path of this program; without `/proc`, the one it was started by.
-fn program_path() -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    std::env::current_exe().unwrap_or_else(|_| {
-        let path = Path::new(std::ffi::OsStr::from_bytes(
-            rustix::param::linux_execfn().to_bytes(),
-        ));
-        std::path::absolute(path).unwrap_or_else(|_| path.into())
-    })
 }
 
 fn hex(bytes: &[u8]) -> String {
