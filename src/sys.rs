@@ -368,9 +368,8 @@ mod profiling {
     }
 }
 
-/// What glibc's allocator holds, in bytes.
-#[cfg(target_env = "gnu")]
-#[derive(Clone, Copy, Debug, Default)]
+/// What the C library's allocator holds, in bytes.
+#[cfg(feature = "multiplexer")]
 pub struct Allocated {
     /// In use on its heaps; what threads keep to themselves for reuse counts too.
     pub used: usize,
@@ -380,15 +379,19 @@ pub struct Allocated {
     pub mapped: usize,
 }
 
-/// Walks the lists of free blocks, each heap under its lock: microseconds for a hundred blocks,
-/// milliseconds for a hundred thousand.
-#[cfg(target_env = "gnu")]
-pub fn allocated() -> Allocated {
-    // SAFETY: it takes no argument, and locks what it reads.
-    let info = unsafe { libc::mallinfo2() };
-    Allocated {
-        used: info.uordblks,
-        free: info.fordblks,
-        mapped: info.hblkhd,
+/// Walks the lists of free blocks, each heap under its lock; `None` where the C library is not glibc.
+#[cfg(feature = "multiplexer")]
+pub fn allocated() -> Option<Allocated> {
+    #[cfg(not(target_env = "gnu"))]
+    return None;
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it takes no argument, and locks what it reads.
+        let info = unsafe { libc::mallinfo2() };
+        Some(Allocated {
+            used: info.uordblks,
+            free: info.fordblks,
+            mapped: info.hblkhd,
+        })
     }
 }

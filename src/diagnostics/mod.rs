@@ -30,8 +30,6 @@
 //! [`Limits`]; [`Routes::respond`] gives the same answers to a program that runs a `tiny_http`
 //! server of its own.
 
-#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
-mod allocator;
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
@@ -53,8 +51,6 @@ use std::time::Duration;
 
 use tiny_http::ResponseBox;
 
-#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
-pub use allocator::AllocatorCollector;
 pub use connection::Client;
 pub use process::ProcessCollector;
 pub use request::Request;
