@@ -258,7 +258,7 @@ impl MultiplexerMetrics {
 /// Why the diagnostics service did not serve a client: the label `reason` of
 /// `tbot_diag_refused_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unserved {
+pub(crate) enum Unserved {
     /// The request has a body.
     Body,
     /// Too many long requests are being answered already.
@@ -300,9 +300,9 @@ impl Unserved {
 #[derive(Clone, Debug)]
 pub struct DiagnosticsMetrics {
     /// Connections accepted.
-    pub accepted: IntCounter,
+    pub(crate) accepted: IntCounter,
     /// Connections between accept and end.
-    pub open: IntGauge,
+    pub(crate) open: IntGauge,
     requests: IntCounterVec,
     duration: HistogramVec,
     refused: [IntCounter; Unserved::ALL.len()],
@@ -310,9 +310,9 @@ pub struct DiagnosticsMetrics {
 
 /// The metrics of one path of a diagnostics service.
 #[derive(Debug)]
-pub struct PathMetrics {
+pub(crate) struct PathMetrics {
     /// Seconds from a complete request to its answer.
-    pub duration: Histogram,
+    pub(crate) duration: Histogram,
     path: Arc<str>,
     requests: IntCounterVec,
     by_code: [OnceLock<IntCounter>; Self::CODES.len()],
@@ -320,7 +320,7 @@ pub struct PathMetrics {
 
 impl DiagnosticsMetrics {
     /// The label `path` of what no path is known for.
-    pub const OTHER: &str = "other";
+    pub(crate) const OTHER: &str = "other";
 
     /// Creates and registers all of them, at 0, those of a path when that is first asked for.
     pub fn register(registry: &Registry) -> Result<Self> {
@@ -371,12 +371,12 @@ impl DiagnosticsMetrics {
     }
 
     /// The counter of clients not served for `reason`.
-    pub fn refused(&self, reason: Unserved) -> &IntCounter {
+    pub(crate) fn refused(&self, reason: Unserved) -> &IntCounter {
         &self.refused[reason as usize]
     }
 
     /// The handles of one path. It becomes a label, so it must not be a client's text.
-    pub fn path(&self, path: &str) -> PathMetrics {
+    pub(crate) fn path(&self, path: &str) -> PathMetrics {
         let metrics = PathMetrics {
             duration: self.duration.with_label_values(&[path]),
             path: path.into(),
@@ -401,7 +401,7 @@ impl PathMetrics {
     const CODES: [u16; 12] = [200, 301, 400, 403, 404, 405, 408, 413, 431, 500, 503, 505];
 
     /// Counts an answer with this status code.
-    pub fn answered(&self, code: u16) {
+    pub(crate) fn answered(&self, code: u16) {
         self.count(code, 1);
     }
 
@@ -467,16 +467,16 @@ impl AllocatorMetrics {
 /// The metrics of a program's log.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug)]
-pub struct LogMetrics {
+pub(crate) struct LogMetrics {
     /// Lines that could not be written and were thrown away.
-    pub dropped: IntCounter,
+    pub(crate) dropped: IntCounter,
     messages: [IntCounter; 4],
 }
 
 #[cfg(feature = "cli")]
 impl LogMetrics {
     /// Creates and registers all of them, at 0.
-    pub fn register(registry: &Registry) -> Result<Self> {
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
         let messages = add(
             registry,
             IntCounterVec::new(
@@ -501,7 +501,7 @@ impl LogMetrics {
     }
 
     /// The counter of messages of a level; what is finer than debug counts as that.
-    pub fn messages(&self, level: tracing::Level) -> &IntCounter {
+    pub(crate) fn messages(&self, level: tracing::Level) -> &IntCounter {
         &self.messages[match level {
             tracing::Level::ERROR => 0,
             tracing::Level::WARN => 1,

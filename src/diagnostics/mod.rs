@@ -119,7 +119,18 @@ impl Builder {
         self
     }
 
-    /// What the service counts of its own clients. It does so only with a listener of its own.
+    /// Has the service count its own clients: requests by code and path, connections, refusals. It does
+    /// so where it has a listener of its own.
+    ///
+    /// ```
+    /// use tbot::{diagnostics::Diagnostics, metrics::DiagnosticsMetrics};
+    ///
+    /// let registry = prometheus::Registry::new();
+    /// let metrics = DiagnosticsMetrics::register(&registry)?;
+    /// let builder = Diagnostics::builder().metrics(registry).service_metrics(metrics);
+    /// # let _ = builder;
+    /// # Ok::<_, prometheus::Error>(())
+    /// ```
     pub fn service_metrics(mut self, metrics: crate::metrics::DiagnosticsMetrics) -> Self {
         self.service_metrics = metrics;
         self
