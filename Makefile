@@ -1,9 +1,29 @@
 CARGO ?= cargo
+RUSTC ?= rustc
 
-.PHONY: help build run test lint tools clean
+# This machine's target, and where cargo puts what it builds.
+TRIPLE = $(shell $(RUSTC) -vV | sed -n 's/^host: //p')
+OUT = $(abspath $(or $(CARGO_TARGET_DIR),target))
+STATIC = $(OUT)/$(TRIPLE)/release/tbot
+STATIC_LIMIT = 4000000
+
+# Frame pointers are what profiles walk by. Position-independent it stays: with relocation-model=static
+# the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
+# prefix that fits counts), so that the same sources give the same bytes anywhere, also where those of the
+# standard library are installed.
+STATIC_FLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes \
+	--remap-path-prefix=$(CURDIR)=/tbot-rs \
+	--remap-path-prefix=$(OUT)=/target \
+	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
+
+# Each feature alone, and none.
+FEATURES = "" gzip multiplexer pprof cli
+
+.PHONY: help build run static reproducible dist test soak lint tools clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: ## the program, optimised: target/release/tbot
 	$(CARGO) build --release --locked
@@ -17,14 +37,40 @@ run: build ## start it with an example configuration
 	@echo
 	$(CARGO) run --release --locked --quiet -- start -c tests/example.yaml
 
-test: tools lint ## every check and every test, with what they need
-	$(CARGO) test --locked --no-fail-fast
+# By --target, so that build scripts and procedural macros, which run here, are built without the flags.
+static: ## the program without any library: target/TRIPLE/release/tbot
+	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE) $(STATIC_TOO)
+	@size=$$(stat -c %s $(STATIC)) && echo "$(STATIC): $$size bytes" && \
+	if [ $$size -gt $(STATIC_LIMIT) ]; then \
+		echo "ERROR: that is over the limit of $(STATIC_LIMIT) bytes" >&2; exit 1; \
+	fi
 
-lint: ## format, clippy and documentation, warnings as errors
+reproducible: static ## build it again elsewhere, and compare
+	@.ci/reproducible $(STATIC)
+
+dist: static ## archive it for other machines: target/dist
+	@.ci/dist $(STATIC) $(OUT)/dist
+
+test: STATIC_TOO = --bins --example busy
+test: tools lint static ## every check and every test, with what they need
+	$(CARGO) test --locked --no-fail-fast
+	@set -ex; for features in $(FEATURES); do \
+		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
+	done
+
+soak: STATIC_TOO = --bins --example busy
+soak: tools static ## what shows only after a while: a minute of profiles under stress
+	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
+
+lint: ## format, clippy, documentation and dependencies, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@set -ex; for features in $(FEATURES); do \
+		$(CARGO) clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
+		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --no-default-features --features "$$features"; \
+	done
+	@.ci/deny
 
 tools: ## install what the tests need beside a Rust toolchain
 	@.ci/tools

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -207,7 +208,9 @@ fn start(
             );
         }
     } else {
-        let path = std::env::current_exe().map_err(system("find this program's own path"))?;
+        let path = path_of_this_program().map_err(system(
+            "find this program's own path (mount /proc, start tbot by its path, or give proxy_command)",
+        ))?;
         let program = path
             .to_str()
             .map(str::to_owned)
@@ -239,6 +242,17 @@ fn start(
         renewal_interval: settings.renewal_interval,
         own_program,
         reporter,
+    })
+}
+
+/// The file that this program was started from.
+fn path_of_this_program() -> io::Result<PathBuf> {
+    // An empty root has no /proc; what is left there is the path that whoever started it gave.
+    std::env::current_exe().or_else(|error| {
+        std::env::args_os()
+            .next()
+            .filter(|path| path.as_bytes().contains(&b'/'))
+            .map_or(Err(error), std::path::absolute)
     })
 }
 

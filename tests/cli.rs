@@ -1,5 +1,6 @@
 //! The command line as a user meets it. What would run is asked of the library in `src/cli/start.rs`;
 //! here are the real program's answers where nothing is started.
+#![cfg(feature = "cli")]
 
 mod program;
 

@@ -1,4 +1,5 @@
 //! The proxy command as ssh runs it: against a real listener, with a socket for its stdout.
+#![cfg(feature = "cli")]
 
 mod program;
 

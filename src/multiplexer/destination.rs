@@ -182,10 +182,12 @@ impl Destination {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         // ssh shows a user the path that was bound. One over 107 bytes (unix(7)) goes by the descriptor.
         let address = SocketAddrUnix::new(self.path.join(name)).or_else(|_| {
-            SocketAddrUnix::new(format!(
-                "/proc/self/fd/{}/{name}",
-                self.directory.as_raw_fd()
-            ))
+            let directory = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+            if !Path::new(&directory).exists() {
+                let why = "a path of more than 107 bytes needs /proc, and it is not mounted";
+                return Err(io::Error::other(why));
+            }
+            Ok(SocketAddrUnix::new(format!("{directory}/{name}"))?)
         })?;
         bind(&socket, &address)?;
         // Fails if the path has led elsewhere since it was walked.

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod black_hole;
+pub mod built;
 pub mod http;
 pub mod process;
 pub mod procfs;

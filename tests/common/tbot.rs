@@ -19,6 +19,7 @@ pub struct Start {
     destination: PathBuf,
     diagnostics: Option<String>,
     config: Option<PathBuf>,
+    program: PathBuf,
     wrapper: Vec<OsString>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -34,6 +35,7 @@ impl Start {
             destination,
             diagnostics: Some("127.0.0.1:0".into()),
             config: None,
+            program: env!("CARGO_BIN_EXE_tbot").into(),
             wrapper: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -80,6 +82,12 @@ impl Start {
         self
     }
 
+    /// Another build of it.
+    pub fn program(mut self, path: PathBuf) -> Self {
+        self.program = path;
+        self
+    }
+
     /// By another program that becomes it, such as `prlimit --nofile=64:64`.
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(Into::into).collect();
@@ -121,7 +129,7 @@ impl Start {
 
     fn command(&self) -> Command {
         let mut words = self.wrapper.clone();
-        words.push(env!("CARGO_BIN_EXE_tbot").into());
+        words.push(self.program.clone().into());
         words.push("start".into());
         match &self.config {
             Some(path) => words.extend(["-c".into(), path.into()]),

@@ -1,5 +1,6 @@
 //! What an operator is told about a configuration: by the real program where it is wrong, by the
 //! library where it is right (there the program would run).
+#![cfg(feature = "cli")]
 
 mod files;
 #[path = "../program/mod.rs"]

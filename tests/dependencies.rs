@@ -1,0 +1,136 @@
+//! What the program stands on: every crate for a reason, from one registry, and no async runtime.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use common::process::succeed;
+
+const MANIFEST: &str = include_str!("../Cargo.toml");
+const LOCK: &str = include_str!("../Cargo.lock");
+const README: &str = include_str!("../README.md");
+
+/// The lines of `text` between the one that is `heading` and the next that begins with `end`.
+fn section<'t>(text: &'t str, heading: &str, end: &'t str) -> impl Iterator<Item = &'t str> {
+    let mut lines = text.lines();
+    assert!(lines.any(|line| line == heading), "there is no {heading}");
+    lines.take_while(move |line| !line.starts_with(end))
+}
+
+/// What stands between two of `quote` in `text`.
+fn quoted(text: &str, quote: char) -> impl Iterator<Item = &str> {
+    text.split(quote).skip(1).step_by(2)
+}
+
+#[test]
+fn no_async_runtime_is_among_them() {
+    let bans: Vec<&str> = section(include_str!("../.ci/deny.toml"), "[bans]", "]")
+        .skip_while(|line| *line != "deny = [")
+        .flat_map(|line| quoted(line, '"'))
+        .collect();
+    assert!(bans.contains(&"tokio") && bans.contains(&"mio"), "{bans:?}");
+    let names: Vec<&str> = LOCK
+        .lines()
+        .filter_map(|line| line.strip_prefix("name = "))
+        .flat_map(|name| quoted(name, '"'))
+        .collect();
+    assert!(names.contains(&"tbot-rs"), "{names:?}");
+    for ban in bans {
+        assert!(!names.contains(&ban), "Cargo.lock has {ban}");
+    }
+}
+
+#[test]
+fn all_come_from_crates_io() {
+    const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+    for package in LOCK.split("\n[[package]]\n").skip(1) {
+        let value = |key: &str| {
+            let line = package.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|value| quoted(value, '"').next())
+        };
+        match value("source = ") {
+            Some(source) => assert_eq!(source, CRATES_IO, "{package}"),
+            None => assert_eq!(value("name = "), Some("tbot-rs"), "{package}"),
+        }
+    }
+}
+
+#[test]
+fn the_readme_gives_the_reason_for_each() {
+    // Each with what needs it: features, or tests.
+    let mut used: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (heading, tests) in [("[dependencies]", false), ("[dev-dependencies]", true)] {
+        for line in section(MANIFEST, heading, "[") {
+            let Some((name, _)) = line.split_once(" = ") else {
+                continue;
+            };
+            let by: BTreeSet<&str> = section(MANIFEST, "[features]", "[")
+                .filter(|line| line.contains(&format!("\"dep:{name}\"")))
+                .filter_map(|line| line.split(" = ").next())
+                .collect();
+            used.insert(name, if tests { ["tests only"].into() } else { by });
+        }
+    }
+    let mut explained = BTreeMap::new();
+    for row in section(README, "## Dependencies", "## ") {
+        let Some((first, reason)) = row
+            .strip_prefix("| `")
+            .and_then(|row| row.split_once(" | "))
+        else {
+            continue;
+        };
+        assert!(reason.len() > 5, "no reason in {row}");
+        let (names, by) = first.split_once(" (").unwrap_or((first, ""));
+        let by = by.trim_end_matches(')').split(", ");
+        let by: BTreeSet<&str> = by
+            .map(|feature| feature.trim_matches('`'))
+            .filter(|feature| !feature.is_empty())
+            .collect();
+        for name in names.split(", ") {
+            explained.insert(name.trim_matches('`'), by.clone());
+        }
+    }
+    assert_eq!(used, explained);
+}
+
+#[test]
+fn the_readme_counts_what_each_feature_costs() {
+    let rows: BTreeMap<&str, &str> = section(README, "| Feature | Crates | What it is |", "\n")
+        .skip(1)
+        .take_while(|line| line.starts_with("| "))
+        .filter_map(|row| {
+            let mut cells = row.split(" | ");
+            let feature = cells.next()?.trim_start_matches("| ").trim_matches('`');
+            Some((feature, cells.next()?))
+        })
+        .collect();
+    let features = section(MANIFEST, "[features]", "[").filter_map(|line| line.split_once(" = "));
+    let features: BTreeSet<&str> = features
+        .map(|(name, _)| name)
+        .filter(|name| !name.starts_with('#'))
+        .chain(["none"])
+        .collect();
+    assert_eq!(rows.keys().copied().collect::<BTreeSet<_>>(), features);
+    for (feature, count) in rows {
+        let crates = crates(if feature == "none" { "" } else { feature });
+        assert_eq!(count, crates.to_string(), "{feature}");
+    }
+}
+
+/// How many other crates are compiled for the library or program with `features`.
+fn crates(features: &str) -> usize {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--locked", "--prefix=none"])
+        .args(["--edges=normal,build", "--target=x86_64-unknown-linux-gnu"])
+        .args(["--no-default-features", "--features", features]);
+    let tree = succeed(&mut tree);
+    // `name v1.2.3`, and remarks.
+    let crates: BTreeSet<Vec<&str>> = tree
+        .lines()
+        .map(|line| line.split(' ').take(2).collect())
+        .collect();
+    crates.len() - 1
+}
