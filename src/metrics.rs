@@ -418,8 +418,8 @@ impl PathMetrics {
     }
 }
 
-/// `tbot_allocator_bytes`: what glibc's allocator holds from the system, by `state`. A Rust program uses
-/// that allocator unless it names another.
+/// `tbot_allocator_bytes`: what the allocator holds from the system, by `state`. It is glibc's, which a Rust
+/// program uses unless it names another, or jemalloc with the feature `heap`.
 ///
 /// `used` are bytes in use on its heaps, `free` those kept there for reuse, `mapped` large blocks that
 /// are mapped one by one.
@@ -433,7 +433,7 @@ pub struct AllocatorMetrics {
 
 #[cfg(feature = "multiplexer")]
 impl AllocatorMetrics {
-    /// Creates and registers them, as things are now; `None` where the C library is not glibc.
+    /// Creates and registers them, as things are now; `None` for an allocator that does not tell.
     pub fn register(registry: &Registry) -> Result<Option<Self>> {
         if crate::sys::allocated().is_none() {
             return Ok(None);

@@ -368,7 +368,7 @@ mod profiling {
     }
 }
 
-/// What the C library's allocator holds, in bytes.
+/// What the allocator holds, in bytes.
 #[cfg(feature = "multiplexer")]
 pub struct Allocated {
     /// In use on its heaps; what threads keep to themselves for reuse counts too.
@@ -380,7 +380,7 @@ pub struct Allocated {
 }
 
 /// Walks the lists of free blocks, each heap under its lock; `None` where the C library is not glibc.
-#[cfg(feature = "multiplexer")]
+#[cfg(all(feature = "multiplexer", not(feature = "heap")))]
 pub fn allocated() -> Option<Allocated> {
     #[cfg(not(target_env = "gnu"))]
     return None;
@@ -393,5 +393,67 @@ pub fn allocated() -> Option<Allocated> {
             free: info.fordblks,
             mapped: info.hblkhd,
         })
+    }
+}
+
+#[cfg(feature = "heap")]
+pub use jemalloc::*;
+
+/// The allocator that knows who allocated what.
+#[cfg(feature = "heap")]
+mod jemalloc {
+    use std::ffi::{CStr, c_char};
+    use std::io;
+
+    use tikv_jemalloc_ctl::{Error, raw};
+    #[cfg(feature = "multiplexer")]
+    use tikv_jemalloc_ctl::{epoch, stats};
+
+    #[cfg(feature = "multiplexer")]
+    use super::Allocated;
+
+    #[repr(transparent)]
+    pub struct Options(*const c_char);
+
+    // SAFETY: it points to a constant.
+    unsafe impl Sync for Options {}
+
+    /// What jemalloc reads when it starts: profiling can be turned on later, and then one allocation in
+    /// 512 KiB is recorded, as in Go.
+    #[used]
+    #[unsafe(export_name = "_rjem_malloc_conf")]
+    pub static OPTIONS: Options =
+        Options(c"prof:true,prof_active:false,lg_prof_sample:19".as_ptr());
+
+    /// What it holds.
+    #[cfg(feature = "multiplexer")]
+    pub fn allocated() -> Option<Allocated> {
+        // Only a jemalloc built without statistics refuses, and ours is built with them.
+        let read = || -> Result<Allocated, Error> {
+            epoch::advance()?;
+            let used = stats::allocated::read()?;
+            Ok(Allocated {
+                used,
+                free: stats::resident::read()?.saturating_sub(used),
+                mapped: 0,
+            })
+        };
+        read().ok()
+    }
+
+    /// Records allocations from now on.
+    pub fn record_allocations() -> io::Result<()> {
+        // SAFETY: "prof.active" is a bool (jemalloc(3)).
+        unsafe { raw::write(b"prof.active\0", true) }.map_err(failed)
+    }
+
+    /// Writes what was recorded and is in use to a file, in jemalloc's own format.
+    pub fn dump_allocations(file: &CStr) -> io::Result<()> {
+        // SAFETY: "prof.dump" is a string (jemalloc(3)), and `file` lives until the call returns.
+        unsafe { raw::write(b"prof.dump\0", file.as_ptr()) }.map_err(failed)
+    }
+
+    fn failed(error: Error) -> io::Error {
+        io::Error::other(format!("jemalloc: {error}"))
     }
 }

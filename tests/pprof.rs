@@ -75,6 +75,10 @@ fn the_index_lists_what_there_is() {
 #[test]
 fn what_is_not_there_is_an_unknown_profile() {
     let tbot = Tbot::with(&["-d"]);
+    if cfg!(not(feature = "heap")) {
+        let heap = fetch(tbot.address(), "/debug/pprof/heap");
+        assert_eq!((heap.status, heap.text()), (404, "Unknown profile\n"));
+    }
     for name in [
         "block",
         "mutex",

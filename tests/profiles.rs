@@ -322,3 +322,30 @@ fn nothing_breaks_under_stress() {
     }
     assert!(profiles.into_inner() > 0 && stacks.into_inner() > 0);
 }
+
+/// Of the build that `cargo test` makes beside this one.
+#[cfg(feature = "heap")]
+#[test]
+fn who_holds_memory_is_shown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let program = target.expect("it has one").join("debug/examples/busy");
+    let busy = Busy::start_from(&program, "hold");
+    let top = go(&directory, &["-top", "-cum", &busy.url("heap")]);
+    assert!(top.contains("Type: inuse_space"), "{top}");
+    let row = top.lines().find(|row| row.ends_with("busy::fill"));
+    let row = row.unwrap_or_else(|| panic!("no busy::fill in {top}"));
+    let (percent, _) = share(row, 4);
+    assert!(percent >= 90.0, "{top}");
+    // 64 MiB and the vectors around them, as far as samples tell.
+    let megabytes: f64 = row
+        .split_ascii_whitespace()
+        .nth(3)
+        .and_then(|size| size.strip_suffix("MB")?.parse().ok())
+        .unwrap_or_else(|| panic!("no size in {row}"));
+    assert!((50.0..90.0).contains(&megabytes), "{top}");
+    let text = fetch(busy.address, "/debug/pprof/heap?debug=1");
+    assert!(text.text().starts_with("heap profile: "), "{}", text.text());
+    assert!(text.text().contains("busy::fill"), "{}", text.text());
+    busy.end();
+}

@@ -153,7 +153,9 @@ fn it_profiles_itself_in_an_empty_root() {
 
 #[test]
 fn its_size_is_the_one_that_the_readme_gives() {
-    let size = fs::metadata(program()).expect("it is there").len();
+    let size = fs::metadata(static_program("tbot"))
+        .expect("it is there")
+        .len();
     let about = format!(" about {:.0} MB\n", size as f64 / 1e6);
     assert!(include_str!("../README.md").contains(&about), "{about}");
 }

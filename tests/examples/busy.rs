@@ -1,5 +1,5 @@
 //! A program to look into: it embeds the diagnostics with profiles, and keeps its threads busy in ways
-//! that tests know. `busy burn|park|stress` prints the address of its diagnostics, works until its
+//! that tests know. `busy burn|hold|park|stress` prints the address of its diagnostics, works until its
 //! input ends, and then prints what was done.
 
 #![allow(missing_docs, reason = "these are tests")]
@@ -27,9 +27,16 @@ fn main() {
     let turns = Turns::default();
     let threads = match std::env::args().nth(1).as_deref() {
         Some("burn") => vec![keep(&turns, "burner", || _ = black_box(burn(100_000)))],
+        Some("hold") => {
+            let held = fill();
+            vec![keep(&turns, "holder", move || {
+                black_box(&held);
+                sleep_until_stopped();
+            })]
+        }
         Some("park") => park(),
         Some("stress") => stress(&turns),
-        other => panic!("burn, park or stress, not {other:?}"),
+        other => panic!("burn, hold, park or stress, not {other:?}"),
     };
     println!("http://{}", diagnostics.local_addr());
     let _ = stdin().read_to_end(&mut Vec::new());
@@ -47,6 +54,12 @@ fn main() {
 #[inline(never)]
 fn burn(turns: u64) -> u64 {
     (0..turns).fold(1, |sum, turn| black_box(sum ^ sum << 7 ^ turn))
+}
+
+/// 64 MiB in blocks of 1 KiB.
+#[inline(never)]
+fn fill() -> Vec<Vec<u8>> {
+    (0..64 * 1024).map(|_| vec![1; 1024]).collect()
 }
 
 /// A thread that does the same again and again, and counts.

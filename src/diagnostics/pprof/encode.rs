@@ -188,6 +188,20 @@ pub(super) fn cpu(profile: &CpuProfile) -> io::Result<Vec<u8>> {
     builder.finish()
 }
 
+/// A heap profile as `go tool pprof` reads it.
+#[cfg(feature = "heap")]
+pub(super) fn heap(profile: &super::heap::HeapProfile) -> io::Result<Vec<u8>> {
+    const SPACE: Unit = ("space", "bytes");
+    let modules = modules();
+    let units = [("inuse_objects", "count"), ("inuse_space", "bytes")];
+    let mut builder = Builder::new(&modules, &units);
+    builder.taken(SystemTime::now(), SPACE, profile.rate as i64);
+    for site in &profile.sites {
+        builder.sample(&site.stack, vec![site.objects, site.bytes], &[]);
+    }
+    builder.finish()
+}
+
 /// A CPU profile as a picture for a browser (SVG).
 pub(super) fn flame_graph(profile: &CpuProfile) -> io::Result<Vec<u8>> {
     let modules = modules();

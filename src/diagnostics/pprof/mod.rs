@@ -9,6 +9,7 @@
 //! | `flamegraph?seconds=30&frequency=99` | the same as a picture |
 //! | `threads?debug=2` | every thread with its stack |
 //! | `threadcreate` | how many threads there are |
+//! | `heap?debug=0` | memory in use, by where it was allocated (cargo feature `heap`) |
 //! | `cmdline` | the command line |
 //! | `symbol` | names of addresses |
 //!
@@ -18,6 +19,8 @@
 mod capture;
 mod cpu;
 mod encode;
+#[cfg(feature = "heap")]
+mod heap;
 mod modules;
 mod threads;
 
@@ -50,7 +53,7 @@ const MAX_SECONDS: u32 = 300;
 const MAX_FREQUENCY: u32 = 250;
 
 /// What there is below [`PREFIX`], for the index.
-const PROFILES: [(&str, &str); 6] = [
+const PROFILES: &[(&str, &str)] = &[
     (
         "profile",
         "CPU profile of the next seconds (<code>seconds=</code>1 to 300, 30 if not given; \
@@ -63,7 +66,13 @@ const PROFILES: [(&str, &str); 6] = [
       together (<code>debug=1</code>); for <code>go tool pprof</code> (<code>debug=0</code>)",
     ),
     ("threadcreate", "how many threads there are"),
-    ("cmdline", "the command line, its words ended by NUL"),
+    #[cfg(feature = "heap")]
+    (
+        "heap",
+        "memory in use by where it was allocated, reckoned from samples since the start, for \
+         <code>go tool pprof</code>, or as text (<code>debug=1</code>)",
+    ),
+    ("cmdline", "the command line, its words joined by NUL"),
     (
         "symbol",
         "the names of addresses (<code>?0x…+0x…</code>, or by POST)",
@@ -84,6 +93,10 @@ impl Profiling {
             tracing::warn!("diagnostics: there will be no profiles: {error}");
         }
         drop(modules::modules());
+        #[cfg(feature = "heap")]
+        if let Err(error) = crate::sys::record_allocations() {
+            tracing::warn!("diagnostics: there will be no heap profiles: {error}");
+        }
         Self::default()
     }
 
@@ -117,6 +130,8 @@ impl Profiling {
             }
             "/threads" => |request, _| all_threads(request),
             "/symbol" => |request, _| symbols(request),
+            #[cfg(feature = "heap")]
+            "/heap" => |request, _| memory(request),
             _ => return Answer::Ready(unknown()),
         };
         if request.is_head() {
@@ -171,6 +186,12 @@ fn unknown() -> ResponseBox {
 
 fn failed(what: &str, why: &io::Error) -> ResponseBox {
     error(500, &format!("{what}: {}", crate::errors::plain(why)))
+}
+
+/// A file for a tool.
+fn attachment(body: Vec<u8>, disposition: &'static str) -> ResponseBox {
+    response(200, "application/octet-stream", body)
+        .with_header(header("Content-Disposition", disposition))
 }
 
 /// A parameter between 1 and `most`.
@@ -231,13 +252,26 @@ fn all_threads(request: &Request<'_>) -> ResponseBox {
         Err(bad) => return mark(bad),
     };
     match threads::show(form) {
-        Ok(body) if form == Form::Profile => response(200, "application/octet-stream", body)
-            .with_header(header(
-                "Content-Disposition",
-                "attachment; filename=\"threads\"",
-            )),
+        Ok(body) if form == Form::Profile => attachment(body, "attachment; filename=\"threads\""),
         Ok(body) => response(200, "text/plain; charset=utf-8", body),
         Err(why) => failed("Could not list the threads in /proc/self/task", &why),
+    }
+}
+
+#[cfg(feature = "heap")]
+fn memory(request: &Request<'_>) -> ResponseBox {
+    let as_text = match request.parameter::<u32>("debug") {
+        Ok(debug) => debug.unwrap_or(0) > 0,
+        Err(bad) => return mark(bad),
+    };
+    let body = heap::HeapProfile::take().and_then(|profile| match as_text {
+        true => Ok(profile.show().into_bytes()),
+        false => encode::heap(&profile),
+    });
+    match body {
+        Ok(body) if as_text => response(200, "text/plain; charset=utf-8", body),
+        Ok(body) => attachment(body, "attachment; filename=\"heap\""),
+        Err(why) => failed("Could not take the heap profile", &why),
     }
 }
 

@@ -211,7 +211,8 @@ fn each(threads: &[Thread], total: usize) -> String {
     text
 }
 
-fn show_stack(text: &mut String, stack: Option<&[u64]>, indent: &str) {
+/// A stack, a line for each function.
+pub(super) fn show_stack(text: &mut String, stack: Option<&[u64]>, indent: &str) {
     let Some(stack) = stack else {
         let _ = writeln!(text, "{indent}(no stack: it did not answer in time)");
         return;
