@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
@@ -13,12 +13,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
-#[cfg(target_env = "gnu")]
-use crate::diagnostics::AllocatorCollector;
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::logging;
-use crate::metrics::{self, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily};
+use crate::metrics::{
+    self, AllocatorMetrics, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily,
+};
 use crate::multiplexer::{self, Multiplexer};
 use crate::program;
 use crate::readyz;
@@ -63,6 +63,30 @@ fn system<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     move |error| Error::System(what, error.into())
 }
 
+/// What is counted, but for the log: that counts from before the first warning.
+struct Metrics {
+    multiplexer: MultiplexerMetrics,
+    tasks: TaskMetricsFamily,
+    diagnostics: DiagnosticsMetrics,
+    allocator: Option<AllocatorMetrics>,
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        metrics::register_build_info(registry)?;
+        registry.register(Box::new(ProcessCollector::new()))?;
+        Ok(Self {
+            multiplexer: MultiplexerMetrics::register(registry)?,
+            tasks: TaskMetricsFamily::register(registry)?,
+            diagnostics: DiagnosticsMetrics::register(registry)?,
+            allocator: AllocatorMetrics::register(registry)?,
+        })
+    }
+}
+
+/// How often the allocator is looked at: a little oftener than Prometheus usually scrapes.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
@@ -105,9 +129,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let (events_sender, events) = channel();
     let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
 
-    let registered = register(&registry);
-    let (multiplexer_metrics, tasks, service_metrics) =
-        registered.map_err(system("register metrics"))?;
+    let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
     let reporters: Vec<_> = settings
@@ -122,7 +144,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             let builder = Diagnostics::builder()
                 .readyz(statuses)
                 .metrics(registry)
-                .service_metrics(service_metrics);
+                .service_metrics(metrics.diagnostics.clone());
             #[cfg(feature = "pprof")]
             let builder = match settings.debug {
                 true => builder.profiling(),
@@ -136,7 +158,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        services.push(start(service, reporter, &multiplexer_metrics, affordable)?);
+        services.push(start(service, reporter, &metrics.multiplexer, affordable)?);
     }
     let pid_file = settings
         .pid_file
@@ -145,7 +167,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .transpose()?;
     // Nothing can be refused any more: now files are written.
     for service in &mut services {
-        service.keep_artifacts(&tasks)?;
+        service.keep_artifacts(&metrics.tasks)?;
     }
     if let Some(diagnostics) = &diagnostics {
         tracing::info!(
@@ -154,7 +176,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
     }
 
-    serve(&events, &services);
+    serve(&events, &services, metrics.allocator.as_ref());
     stop(
         &events,
         events_sender,
@@ -165,21 +187,6 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     drop(signals);
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Everything that is counted but the log, which counts from before the first warning.
-fn register(
-    registry: &Registry,
-) -> prometheus::Result<(MultiplexerMetrics, TaskMetricsFamily, DiagnosticsMetrics)> {
-    metrics::register_build_info(registry)?;
-    registry.register(Box::new(ProcessCollector::new()))?;
-    #[cfg(target_env = "gnu")]
-    registry.register(Box::new(AllocatorCollector::new()))?;
-    Ok((
-        MultiplexerMetrics::register(registry)?,
-        TaskMetricsFamily::register(registry)?,
-        DiagnosticsMetrics::register(registry)?,
-    ))
 }
 
 fn start(
@@ -278,18 +285,21 @@ impl Service {
 }
 
 /// Answers signals until one says to stop.
-fn serve(events: &Receiver<Event>, services: &[Service]) {
-    for event in events {
-        match event {
-            Event::Signal(SIGHUP | SIGUSR1) => {
+fn serve(events: &Receiver<Event>, services: &[Service], allocator: Option<&AllocatorMetrics>) {
+    loop {
+        match events.recv_timeout(LOOK) {
+            Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
                 tracing::info!("renewing everything, as a signal asked for");
                 services
                     .iter()
                     .filter_map(|service| service.artifacts.as_ref())
                     .for_each(Task::run_now);
             }
-            Event::Signal(_) => return,
-            Event::Idle => {}
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Event::Idle) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                allocator.into_iter().for_each(AllocatorMetrics::renew)
+            }
         }
     }
 }

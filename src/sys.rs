@@ -369,8 +369,7 @@ mod profiling {
 }
 
 /// What the allocator holds, in bytes.
-#[cfg(any(target_env = "gnu", feature = "heap"))]
-#[derive(Clone, Copy, Debug, Default)]
+#[cfg(feature = "multiplexer")]
 pub struct Allocated {
     /// In use on its heaps; what threads keep to themselves for reuse counts too.
     pub used: usize,
@@ -380,16 +379,20 @@ pub struct Allocated {
     pub mapped: usize,
 }
 
-/// Walks the lists of free blocks, each heap under its lock: microseconds for a hundred blocks,
-/// milliseconds for a hundred thousand.
-#[cfg(all(target_env = "gnu", not(feature = "heap")))]
-pub fn allocated() -> Allocated {
-    // SAFETY: it takes no argument, and locks what it reads.
-    let info = unsafe { libc::mallinfo2() };
-    Allocated {
-        used: info.uordblks,
-        free: info.fordblks,
-        mapped: info.hblkhd,
+/// Walks the lists of free blocks, each heap under its lock; `None` where the C library is not glibc.
+#[cfg(all(feature = "multiplexer", not(feature = "heap")))]
+pub fn allocated() -> Option<Allocated> {
+    #[cfg(not(target_env = "gnu"))]
+    return None;
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it takes no argument, and locks what it reads.
+        let info = unsafe { libc::mallinfo2() };
+        Some(Allocated {
+            used: info.uordblks,
+            free: info.fordblks,
+            mapped: info.hblkhd,
+        })
     }
 }
 
@@ -402,8 +405,11 @@ mod jemalloc {
     use std::ffi::{CStr, c_char};
     use std::io;
 
-    use tikv_jemalloc_ctl::{Error, epoch, raw, stats};
+    use tikv_jemalloc_ctl::{Error, raw};
+    #[cfg(feature = "multiplexer")]
+    use tikv_jemalloc_ctl::{epoch, stats};
 
+    #[cfg(feature = "multiplexer")]
     use super::Allocated;
 
     #[repr(transparent)]
@@ -420,7 +426,8 @@ mod jemalloc {
         Options(c"prof:true,prof_active:false,lg_prof_sample:19".as_ptr());
 
     /// What it holds.
-    pub fn allocated() -> Allocated {
+    #[cfg(feature = "multiplexer")]
+    pub fn allocated() -> Option<Allocated> {
         // Only a jemalloc built without statistics refuses, and ours is built with them.
         let read = || -> Result<Allocated, Error> {
             epoch::advance()?;
@@ -431,7 +438,7 @@ mod jemalloc {
                 mapped: 0,
             })
         };
-        read().unwrap_or_default()
+        read().ok()
     }
 
     /// Records allocations from now on.

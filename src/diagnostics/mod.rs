@@ -30,8 +30,6 @@
 //! [`Limits`]; [`Routes::respond`] gives the same answers to a program that runs a `tiny_http`
 //! server of its own.
 
-#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
-mod allocator;
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
@@ -53,8 +51,6 @@ use std::time::Duration;
 
 use tiny_http::ResponseBox;
 
-#[cfg(all(feature = "multiplexer", target_env = "gnu"))]
-pub use allocator::AllocatorCollector;
 pub use connection::Client;
 pub use process::ProcessCollector;
 pub use request::Request;
@@ -123,7 +119,18 @@ impl Builder {
         self
     }
 
-    /// What the service counts of its own clients. It does so only with a listener of its own.
+    /// Has the service count its own clients: requests by code and path, connections, refusals. It does
+    /// so where it has a listener of its own.
+    ///
+    /// ```
+    /// use tbot::{diagnostics::Diagnostics, metrics::DiagnosticsMetrics};
+    ///
+    /// let registry = prometheus::Registry::new();
+    /// let metrics = DiagnosticsMetrics::register(&registry)?;
+    /// let builder = Diagnostics::builder().metrics(registry).service_metrics(metrics);
+    /// # let _ = builder;
+    /// # Ok::<_, prometheus::Error>(())
+    /// ```
     pub fn service_metrics(mut self, metrics: crate::metrics::DiagnosticsMetrics) -> Self {
         self.service_metrics = metrics;
         self

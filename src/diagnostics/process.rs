@@ -179,18 +179,51 @@ fn seconds(clock: ClockId) -> f64 {
     Duration::try_from(clock_gettime(clock)).map_or(0.0, |time| time.as_secs_f64())
 }
 
+/// Where the descriptors are.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
 /// The directory's size is the number of its entries (Linux 6.2); before that it is 0.
 fn open_descriptors() -> Option<f64> {
-    const PATH: &str = "/proc/self/fd";
-    let count = match fs::metadata(PATH).ok()?.size() {
-        // Without the one by which it is read.
-        0 => (fs::read_dir(PATH).ok()?.count() as u64).saturating_sub(1),
+    let count = match fs::metadata(DESCRIPTORS).ok()?.size() {
+        0 => count_descriptors()?,
         count => count,
     };
     Some(count as f64)
 }
 
+/// Without the one by which it is read.
+fn count_descriptors() -> Option<u64> {
+    let entries = fs::read_dir(DESCRIPTORS).ok()?.count() as u64;
+    Some(entries.saturating_sub(1))
+}
+
 /// The soft limit, which counts; none is the largest number, as Go's client shows it.
 fn limit(resource: Resource) -> f64 {
     getrlimit(resource).current.unwrap_or(u64::MAX) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_what_ends_a_name() {
+        let text = b"7 (a) R 1 (b)) S 1 7 7 0 -1 0 0 0 0 0 3 4 0 0 20 0 5 0 200 8192 2 99";
+        let stat = Stat::parse(text).expect("it is whole");
+        let ticks = clock_ticks_per_second() as f64;
+        assert_eq!((stat.threads, stat.start), (5.0, 200.0 / ticks));
+        assert_eq!(stat.virtual_bytes, 8192.0);
+        assert_eq!(stat.resident_bytes, 2.0 * page_size() as f64);
+        assert!(Stat::parse(&text[..40]).is_none(), "half of it");
+    }
+
+    #[test]
+    fn counting_descriptors_gives_what_newer_kernels_say() {
+        // Other tests of this process open and close some meanwhile.
+        let agree = || {
+            let size = fs::metadata(DESCRIPTORS).expect("Linux").size();
+            size == 0 || count_descriptors() == Some(size)
+        };
+        assert!((0..10_000).any(|_| agree()));
+    }
 }
