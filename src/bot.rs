@@ -17,7 +17,8 @@ use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::logging;
 use crate::metrics::{
-    self, AllocatorMetrics, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, TaskMetricsFamily,
+    self, AllocatorMetrics, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, NetworkMetrics,
+    TaskMetricsFamily,
 };
 use crate::multiplexer::{self, Multiplexer};
 use crate::program;
@@ -69,6 +70,7 @@ struct Metrics {
     tasks: TaskMetricsFamily,
     diagnostics: DiagnosticsMetrics,
     allocator: Option<AllocatorMetrics>,
+    network: Option<NetworkMetrics>,
 }
 
 impl Metrics {
@@ -80,11 +82,18 @@ impl Metrics {
             tasks: TaskMetricsFamily::register(registry)?,
             diagnostics: DiagnosticsMetrics::register(registry)?,
             allocator: AllocatorMetrics::register(registry)?,
+            network: NetworkMetrics::register(registry)?,
         })
+    }
+
+    /// Looks at what takes too long for a scrape.
+    fn renew(&self) {
+        self.allocator.iter().for_each(AllocatorMetrics::renew);
+        self.network.iter().for_each(NetworkMetrics::renew);
     }
 }
 
-/// How often the allocator is looked at: a little oftener than Prometheus usually scrapes.
+/// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// What the main thread waits for.
@@ -176,7 +185,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
     }
 
-    serve(&events, &services, metrics.allocator.as_ref());
+    serve(&events, &services, &metrics);
     stop(
         &events,
         events_sender,
@@ -285,7 +294,7 @@ impl Service {
 }
 
 /// Answers signals until one says to stop.
-fn serve(events: &Receiver<Event>, services: &[Service], allocator: Option<&AllocatorMetrics>) {
+fn serve(events: &Receiver<Event>, services: &[Service], metrics: &Metrics) {
     loop {
         match events.recv_timeout(LOOK) {
             Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
@@ -297,9 +306,7 @@ fn serve(events: &Receiver<Event>, services: &[Service], allocator: Option<&Allo
             }
             Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Idle) => {}
-            Err(RecvTimeoutError::Timeout) => {
-                allocator.into_iter().for_each(AllocatorMetrics::renew)
-            }
+            Err(RecvTimeoutError::Timeout) => metrics.renew(),
         }
     }
 }

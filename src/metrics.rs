@@ -464,6 +464,46 @@ impl AllocatorMetrics {
     }
 }
 
+/// What went over the network, as Go's client counts it for a process: all of its network namespace.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkMetrics {
+    received: IntCounter,
+    sent: IntCounter,
+}
+
+#[cfg(feature = "cli")]
+impl NetworkMetrics {
+    /// Creates and registers them, as things are now; `None` where the kernel does not tell.
+    pub(crate) fn register(registry: &Registry) -> Result<Option<Self>> {
+        if crate::diagnostics::network_bytes().is_none() {
+            return Ok(None);
+        }
+        let counter = |name, help| add(registry, IntCounter::new(name, help));
+        let metrics = Self {
+            received: counter(
+                "process_network_receive_bytes_total",
+                "Number of bytes received by the process's network namespace.",
+            )?,
+            sent: counter(
+                "process_network_transmit_bytes_total",
+                "Number of bytes sent by the process's network namespace.",
+            )?,
+        };
+        metrics.renew();
+        Ok(Some(metrics))
+    }
+
+    /// Looks again. Not part of a scrape, since it takes 30 µs.
+    pub(crate) fn renew(&self) {
+        if let Some((received, sent)) = crate::diagnostics::network_bytes() {
+            self.received
+                .inc_by(received.saturating_sub(self.received.get()));
+            self.sent.inc_by(sent.saturating_sub(self.sent.get()));
+        }
+    }
+}
+
 /// The metrics of a program's log.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug)]

@@ -99,6 +99,46 @@ fn memory_and_threads_are_those_of_the_process() {
 }
 
 #[test]
+fn network_bytes_are_those_of_the_namespace() {
+    let kernel = || {
+        let text = fs::read_to_string("/proc/net/netstat").expect("Linux");
+        let lines: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("IpExt: "))
+            .collect();
+        let at = |name: &str| {
+            let place = lines[0].split(' ').position(|found| found == name);
+            let value = lines[1].split(' ').nth(place.expect("every kernel has it"));
+            value
+                .and_then(|value| value.parse::<f64>().ok())
+                .expect("a number")
+        };
+        (at("InOctets"), at("OutOctets"))
+    };
+    let before = kernel();
+    let tbot = Tbot::start();
+    let look = || {
+        let at = |way| value(&tbot, &format!("process_network_{way}_bytes_total"));
+        (at("receive"), at("transmit"))
+    };
+    let first = look();
+    let between = kernel();
+    assert!(
+        before.0 <= first.0 && first.0 <= between.0,
+        "{before:?} {first:?} {between:?}"
+    );
+    assert!(
+        before.1 <= first.1 && first.1 <= between.1,
+        "{before:?} {first:?} {between:?}"
+    );
+    // These scrapes are network traffic too.
+    until("a later look", || {
+        let now = look();
+        (now.0 > between.0 && now.1 > between.1).then_some(())
+    });
+}
+
+#[test]
 fn the_start_time_is_constant_and_right() {
     let before = SystemTime::now();
     let tbot = Tbot::start();

@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -118,6 +117,8 @@ fn it_needs_no_library_and_may_lie_anywhere_in_memory() {
 #[cfg(feature = "pprof")]
 #[test]
 fn it_profiles_itself_in_an_empty_root() {
+    use std::io::Write;
+
     let Some(root) = Root::new() else { return };
     let server = Server::counting();
     let (_tbot, diagnostics) = root.serve();

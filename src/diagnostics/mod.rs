@@ -53,6 +53,8 @@ use tiny_http::ResponseBox;
 
 pub use connection::Client;
 pub use process::ProcessCollector;
+#[cfg(feature = "cli")]
+pub(crate) use process::network_bytes;
 pub use request::Request;
 pub use routes::Routes;
 
