@@ -131,8 +131,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
         return Ok(());
     }
-    if !settings.debug {
-        // By default it kills, and nobody means that who sends it. With profiles there is a handler.
+    let profiling = cfg!(feature = "pprof") && settings.debug && settings.diag_addr.is_some();
+    if !profiling {
+        // By default it kills, which nobody means who sends it. Profiles bring a handler of their own.
         signal_hook::flag::register(SIGPROF, Arc::default()).map_err(system("catch SIGPROF"))?;
     }
     let (events_sender, events) = channel();
@@ -155,7 +156,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
                 .metrics(registry)
                 .service_metrics(metrics.diagnostics.clone());
             #[cfg(feature = "pprof")]
-            let builder = match settings.debug {
+            let builder = match profiling {
                 true => builder.profiling(),
                 false => builder,
             };

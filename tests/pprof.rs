@@ -250,6 +250,14 @@ fn the_name_it_listens_at_is_its_own() {
 
 #[test]
 fn no_sigprof_kills() {
+    let unseen = common::tbot::Start::multiplexer()
+        .without_diagnostics()
+        .args(["-d"])
+        .start();
+    unseen.signal(Signal::PROF);
+    // It is answered after the other one.
+    unseen.signal(Signal::HUP);
+    unseen.stderr.line("renewing everything");
     for arguments in [&[][..], &["-d"]] {
         let tbot = Tbot::with(arguments);
         for _ in 0..100 {

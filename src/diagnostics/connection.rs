@@ -288,10 +288,10 @@ impl Connection {
     ) -> ResponseBox {
         if !service.begin_long(self) {
             let most = service.limits.max_waiting;
-            return text(
+            return complete(text(
                 503,
                 format!("{most} long requests are being answered already, try again later\n"),
-            );
+            ));
         }
         // Its place among the connections is given away.
         form.keep_alive = false;
