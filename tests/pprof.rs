@@ -1,5 +1,6 @@
 //! `/debug/pprof` of the real program: what it serves, to whom, and what it costs the others.
 
+#![cfg(all(feature = "cli", feature = "pprof"))]
 #![allow(missing_docs, reason = "these are tests")]
 
 mod common;
