@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
@@ -15,14 +15,15 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
+use crate::identity::{Identity, Source};
 use crate::logging;
 use crate::metrics::{
-    self, AllocatorMetrics, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, NetworkMetrics,
-    TaskMetricsFamily,
+    self, AllocatorMetrics, DiagnosticsMetrics, IdentityMetrics, LogMetrics, MultiplexerMetrics,
+    NetworkMetrics, TaskMetricsFamily,
 };
 use crate::multiplexer::{self, Multiplexer};
 use crate::program;
-use crate::readyz;
+use crate::readyz::{self, Validity};
 use crate::task::Task;
 
 /// Why a run did not start.
@@ -142,10 +143,29 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
+    let mut renewal = None;
+    if let Some(source) = &settings.onboarding {
+        let validity = Validity::new("certificate");
+        IdentityMetrics::register(&registry, validity.clone())
+            .map_err(system("register metrics"))?;
+        renewal = Some(Renewal {
+            identity: Identity::new(),
+            source: source.clone(),
+            reporter: statuses.register("identity").needing(validity.clone()),
+            validity,
+            task: None,
+        });
+    }
     let reporters: Vec<_> = settings
         .services
         .iter()
-        .map(|service| statuses.register(service.name.as_str()))
+        .map(|service| {
+            let reporter = statuses.register(service.name.as_str());
+            match &renewal {
+                Some(renewal) => reporter.needing(renewal.validity.clone()),
+                None => reporter,
+            }
+        })
         .collect();
     let diagnostics = settings
         .diag_addr
@@ -168,14 +188,19 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        services.push(start(service, reporter, &metrics.multiplexer, affordable)?);
+        let identity = renewal.as_ref().map(|renewal| renewal.identity.clone());
+        let metrics = &metrics.multiplexer;
+        services.push(start(service, identity, reporter, metrics, affordable)?);
     }
     let pid_file = settings
         .pid_file
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
-    // Nothing can be refused any more: now files are written.
+    // Nothing can be refused any more: now programs are run and files are written.
+    if let Some(renewal) = &mut renewal {
+        renewal.start(settings, &metrics.tasks)?;
+    }
     for service in &mut services {
         service.keep_artifacts(&metrics.tasks)?;
     }
@@ -186,14 +211,14 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
     }
 
-    serve(&events, &services, &metrics);
+    serve(&events, &services, renewal.as_ref(), &metrics);
     stop(
         &events,
         events_sender,
         &mut services,
         settings.shutdown_grace,
     );
-    drop((services, diagnostics, pid_file));
+    drop((renewal, services, diagnostics, pid_file));
     drop(signals);
     tracing::info!("stopped");
     Ok(())
@@ -201,6 +226,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
 
 fn start(
     service: &config::Service,
+    identity: Option<Identity>,
     reporter: readyz::Reporter,
     metrics: &MultiplexerMetrics,
     affordable: usize,
@@ -243,6 +269,7 @@ fn start(
     options.connect_timeout = settings.connect_timeout;
     options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
+    options.identity = identity;
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
     Ok(Service {
@@ -284,7 +311,10 @@ impl Service {
         let metrics = tasks.task(&self.name, "artifacts");
         let task = Task::start(
             "mux-artifacts",
-            self.renewal_interval,
+            {
+                let interval = self.renewal_interval;
+                move || interval
+            },
             metrics,
             self.reporter.clone(),
             work,
@@ -294,15 +324,71 @@ impl Service {
     }
 }
 
+/// The identity, and what renews it.
+struct Renewal {
+    identity: Identity,
+    source: Source,
+    validity: Validity,
+    reporter: readyz::Reporter,
+    task: Option<Task>,
+}
+
+/// The shortest time between two renewals that nobody asked for.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+impl Renewal {
+    /// Gets a first credential, and then one after the other. Until then the agent is empty.
+    fn start(
+        &mut self,
+        settings: &config::Settings,
+        tasks: &TaskMetricsFamily,
+    ) -> Result<(), Error> {
+        let (interval, ttl) = (settings.renewal_interval, settings.credential_ttl);
+        let (identity, source) = (self.identity.clone(), self.source.clone());
+        let (validity, end) = (self.validity.clone(), self.validity.clone());
+        let work = move || {
+            let credential = source.obtain(ttl)?;
+            let expires = credential.expires();
+            let until = expires.map_or("for ever".into(), |expires| {
+                format!("until {}", humantime::format_rfc3339_seconds(expires))
+            });
+            let print = credential.key().public().fingerprint(Default::default());
+            tracing::info!("identity: {print} is valid {until}");
+            identity.replace(credential);
+            validity.set(expires);
+            Ok(())
+        };
+        // Well before it ends, whatever the interval is; often, where it has ended.
+        let pause = move || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let left = end.end().saturating_sub(now.unwrap_or_default().as_secs());
+            interval.min(Duration::from_secs(left / 3 * 2).max(SHORTEST))
+        };
+        let metrics = tasks.task("identity", "renewal");
+        let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
+        self.task = Some(task.map_err(system("start a thread"))?);
+        Ok(())
+    }
+}
+
 /// Answers signals until one says to stop.
-fn serve(events: &Receiver<Event>, services: &[Service], metrics: &Metrics) {
+fn serve(
+    events: &Receiver<Event>,
+    services: &[Service],
+    renewal: Option<&Renewal>,
+    metrics: &Metrics,
+) {
     loop {
         match events.recv_timeout(LOOK) {
             Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
                 tracing::info!("renewing everything, as a signal asked for");
-                services
+                let artifacts = services
                     .iter()
-                    .filter_map(|service| service.artifacts.as_ref())
+                    .filter_map(|service| service.artifacts.as_ref());
+                let identity = renewal.and_then(|renewal| renewal.task.as_ref());
+                identity
+                    .into_iter()
+                    .chain(artifacts)
                     .for_each(Task::run_now);
             }
             Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,

@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod diagnostics;
 mod errors;
+#[cfg(feature = "identity")]
+pub mod identity;
 #[cfg(feature = "cli")]
 mod logging;
 pub mod metrics;

@@ -464,6 +464,49 @@ impl AllocatorMetrics {
     }
 }
 
+/// Until when the identity's credential is valid, and whether it is, at each scrape.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityMetrics {
+    validity: crate::readyz::Validity,
+    expiry: IntGauge,
+    valid: IntGauge,
+}
+
+#[cfg(feature = "cli")]
+impl IdentityMetrics {
+    /// Creates and registers them.
+    pub(crate) fn register(registry: &Registry, validity: crate::readyz::Validity) -> Result<()> {
+        let metrics = Self {
+            validity,
+            expiry: IntGauge::new(
+                "tbot_identity_certificate_expiry_timestamp_seconds",
+                "End of the certificate's validity since unix epoch; 0 before the first one.",
+            )?,
+            valid: IntGauge::new(
+                "tbot_identity_certificate_valid",
+                "Whether the certificate is valid now, 1 or 0.",
+            )?,
+        };
+        registry.register(Box::new(metrics))
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Collector for IdentityMetrics {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        [self.expiry.desc(), self.valid.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        let end = self.validity.end();
+        self.expiry.set(i64::try_from(end).unwrap_or(i64::MAX));
+        let problem = self.validity.problem(std::time::SystemTime::now());
+        self.valid.set(problem.is_none().into());
+        [self.expiry.collect(), self.valid.collect()].concat()
+    }
+}
+
 /// What went over the network, as Go's client counts it for a process: all of its network namespace.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 //! outside, so a slow HTTP client never holds up a service that reports.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +37,75 @@ pub struct Service {
     /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
     #[serde(serialize_with = "rfc3339")]
     pub updated_at: Option<SystemTime>,
+    #[serde(skip)]
+    needs: Option<Validity>,
+}
+
+/// Until when something holds that services need, such as a credential. Clones share it.
+///
+/// It is looked at when a status is read: a service that needs it turns unhealthy in the second in
+/// which it ends, whoever is stuck meanwhile, and healthy again with a new end.
+#[derive(Clone, Debug)]
+pub struct Validity {
+    /// Seconds since 1970.
+    end: Arc<AtomicU64>,
+    what: Arc<str>,
+}
+
+impl Validity {
+    /// Of `what`, as in "the certificate"; it has ended until [`set`](Self::set) says else.
+    pub fn new(what: &str) -> Self {
+        Self {
+            end: Arc::default(),
+            what: what.into(),
+        }
+    }
+
+    /// It holds until then; `None`: for ever.
+    pub fn set(&self, end: Option<SystemTime>) {
+        let seconds = |end: SystemTime| end.duration_since(SystemTime::UNIX_EPOCH);
+        let end = end.map_or(u64::MAX, |end| seconds(end).unwrap_or_default().as_secs());
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// When it ends, in seconds since 1970: 0 before there was any, `u64::MAX` for never.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Why it does not hold at `now`.
+    pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
+        let end = self.end.load(Ordering::Relaxed);
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        if since.as_secs() < end {
+            return None;
+        }
+        if end == 0 {
+            return Some(format!("there is no {} yet", self.what));
+        }
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+        let end = humantime::format_rfc3339_seconds(end);
+        Some(format!(
+            "the {} has expired at {end}, and there is no new one",
+            self.what
+        ))
+    }
+}
+
+impl Service {
+    /// As it is at `now`.
+    fn at(&self, now: SystemTime) -> Self {
+        let mut service = self.clone();
+        if service.status == Status::Healthy
+            && let Some(problem) = self.needs.as_ref().and_then(|needs| needs.problem(now))
+        {
+            service.status = Status::Unhealthy;
+            service.reason = problem;
+        }
+        service
+    }
 }
 
 /// Every service, as `/readyz` shows it.
@@ -59,6 +129,7 @@ pub struct Registry {
 pub struct Reporter {
     shared: Arc<Shared>,
     name: Arc<str>,
+    needs: Option<Validity>,
 }
 
 #[derive(Debug, Default)]
@@ -80,16 +151,18 @@ impl Registry {
         Reporter {
             shared: self.shared.clone(),
             name,
+            needs: None,
         }
     }
 
     /// All services now.
     pub fn overall(&self) -> Overall {
+        let now = SystemTime::now();
         let services: BTreeMap<String, Service> = self
             .shared
             .lock()
             .iter()
-            .map(|(name, service)| (name.to_string(), service.clone()))
+            .map(|(name, service)| (name.to_string(), service.at(now)))
             .collect();
         let healthy = services
             .values()
@@ -106,7 +179,7 @@ impl Registry {
 
     /// One service now, `None` if no service has that name.
     pub fn service(&self, name: &str) -> Option<Service> {
-        self.shared.lock().get(name).cloned()
+        Some(self.shared.lock().get(name)?.at(SystemTime::now()))
     }
 
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
@@ -135,6 +208,13 @@ impl Reporter {
         &self.name
     }
 
+    /// From its next report on, the service is not ready where this does not hold.
+    #[must_use = "this reporter is the one that knows"]
+    pub fn needing(mut self, validity: Validity) -> Self {
+        self.needs = Some(validity);
+        self
+    }
+
     /// The service is ready.
     pub fn healthy(&self) {
         self.report(Status::Healthy, String::new());
@@ -150,6 +230,7 @@ impl Reporter {
             status,
             reason,
             updated_at: Some(SystemTime::now()),
+            needs: self.needs.clone(),
         };
         self.shared.lock().insert(self.name.clone(), report);
         self.shared.reported.notify_all();

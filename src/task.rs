@@ -25,11 +25,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Runs `work` now and then every `interval`, on a thread `name`. Its error is a sentence, which
+    /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its error is a sentence, which
     /// `reporter` shows until an attempt succeeds.
     pub fn start(
         name: &str,
-        interval: Duration,
+        interval: impl Fn() -> Duration + Send + 'static,
         metrics: TaskMetrics,
         reporter: Reporter,
         work: impl FnMut() -> Result<(), String> + Send + 'static,
@@ -83,9 +83,9 @@ struct Running<W> {
 
 impl<W: FnMut() -> Result<(), String>> Running<W> {
     #[inline(never)] // a frame with a name in profiles
-    fn run(mut self, interval: Duration) {
+    fn run(mut self, interval: impl Fn() -> Duration) {
         while self.iterate() {
-            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval) {
+            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval()) {
                 return;
             }
         }
@@ -147,7 +147,7 @@ mod tests {
         let seen = registry.clone();
         let task = Task::start(
             "t",
-            Duration::from_secs(3600),
+            || Duration::from_secs(3600),
             metrics.clone(),
             registry.register("mux"),
             move || {

@@ -15,6 +15,7 @@ mod error;
 pub(crate) mod foreign;
 mod nearest;
 mod node;
+mod onboarding;
 mod schema;
 mod service;
 mod settings;

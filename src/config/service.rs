@@ -176,7 +176,7 @@ fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error>
 }
 
 /// The words of a command, of which the first is the program.
-fn words(cursor: &Cursor) -> Result<Vec<String>, Error> {
+pub(super) fn words(cursor: &Cursor) -> Result<Vec<String>, Error> {
     let items = cursor.list("a list of words such as [/usr/bin/fdpass-teleport]")?;
     if let Some(program) = items.first()
         && program.text()?.is_empty()

@@ -22,6 +22,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Where to write the process id (`--pid-file`).
     pub pid_file: Option<PathBuf>,
+    /// Where the identity's credentials come from; `None`: there is no identity (`onboarding`, ours).
+    pub onboarding: Option<crate::identity::Source>,
     /// In the file's order, then the command line's.
     pub services: Vec<Service>,
 }

@@ -11,6 +11,8 @@ pub struct Artifacts {
     pub cluster: Option<String>,
     /// The words of the ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
+    /// Whether there is an agent, at `agent.sock`.
+    pub agent: bool,
 }
 
 impl Artifacts {
@@ -39,6 +41,15 @@ impl Artifacts {
             "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
             command = command.join(" "),
         );
+        if self.agent {
+            // Quoted as ssh_config(5) has it; `%` begins a token there, and `$` a variable.
+            let socket = self.destination.join("agent.sock");
+            let socket = socket.to_string_lossy().replace('%', "%%");
+            let _ = write!(
+                text,
+                "    IdentityAgent \"{socket}\"\n    IdentityFile none\n"
+            );
+        }
         text.push_str("# End: written by tbot\n");
         text
     }
@@ -67,6 +78,7 @@ mod tests {
                 "/usr/bin/tbot".into(),
                 "ssh-multiplexer-proxy-command".into(),
             ],
+            agent: false,
         }
     }
 

@@ -60,6 +60,9 @@ pub struct Options {
     /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
     /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
     pub allowed_uids: Vec<u32>,
+    /// Served by an agent at `agent.sock`; `None`: there is no agent.
+    #[cfg(feature = "identity")]
+    pub identity: Option<crate::identity::Identity>,
 }
 
 impl Options {
@@ -73,6 +76,8 @@ impl Options {
             request_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: Vec::new(),
+            #[cfg(feature = "identity")]
+            identity: None,
         }
     }
 }
@@ -147,6 +152,8 @@ pub struct Multiplexer {
     thread: Option<JoinHandle<()>>,
     // Behind the set-up thread, which uses it.
     relay: Arc<Relay>,
+    #[cfg(feature = "identity")]
+    agent: Option<(Arc<Socket>, crate::identity::agent::Agent<Socket>)>,
 }
 
 impl Multiplexer {
@@ -200,6 +207,22 @@ impl Multiplexer {
             max_connections: options.max_connections,
             allowed_uids,
         };
+        #[cfg(feature = "identity")]
+        let agent = match &options.identity {
+            None => None,
+            Some(identity) => {
+                let listening = system(&format!("listen on {}", path.join("agent.sock").display()));
+                let socket = Arc::new(destination.listen("agent.sock").map_err(listening)?);
+                let uids = limits.allowed_uids.clone();
+                let agent =
+                    crate::identity::agent::Agent::start(socket.clone(), identity.clone(), uids);
+                Some((socket, agent.map_err(system("start the agent"))?))
+            }
+        };
+        #[cfg(feature = "identity")]
+        let has_agent = agent.is_some();
+        #[cfg(not(feature = "identity"))]
+        let has_agent = false;
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
         let setup = setup.map_err(system("prepare the set-up thread"))?;
         let inbox = setup.inbox();
@@ -213,6 +236,7 @@ impl Multiplexer {
             destination: path.clone(),
             cluster: options.cluster_name.clone(),
             proxy_command: options.proxy_command.clone(),
+            agent: has_agent,
         };
         Ok(Self {
             shared,
@@ -222,6 +246,8 @@ impl Multiplexer {
             setup: inbox,
             thread: Some(thread),
             relay,
+            #[cfg(feature = "identity")]
+            agent,
         })
     }
 
@@ -250,6 +276,17 @@ impl Multiplexer {
                 "{path}/v1.sock is not this tbot's socket any more: restart tbot"
             ));
         }
+        #[cfg(feature = "identity")]
+        if let Some((socket, agent)) = &self.agent {
+            if !agent.is_alive() {
+                return Err("the agent's thread has ended unexpectedly: restart tbot".into());
+            }
+            if !self.destination.leads_to(socket) {
+                return Err(format!(
+                    "{path}/agent.sock is not this tbot's socket any more: restart tbot"
+                ));
+            }
+        }
         if self.destination.is_open_to_others() {
             return Err(format!("{path} can be written by others: chmod go-w it"));
         }
@@ -269,6 +306,10 @@ impl Multiplexer {
     /// Accepts nothing more and takes the socket away; connections there are go on.
     pub fn stop_accepting(&self) {
         self.destination.unlink(&self.socket);
+        #[cfg(feature = "identity")]
+        if let Some((socket, _)) = &self.agent {
+            self.destination.unlink(socket);
+        }
         self.setup.send(Message::StopAccepting);
     }
 

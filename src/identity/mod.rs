@@ -1,0 +1,41 @@
+//! An SSH identity: a key and a certificate that renew, for clients that never see the key.
+
+pub mod agent;
+mod command;
+mod credential;
+mod key;
+mod protocol;
+mod source;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub use credential::{Credential, Listed};
+pub use key::Key;
+pub use source::{Command, KeyFile, Source, SshCa};
+
+/// The credential that is used now. Clones share it; whoever has taken one keeps it until done.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    current: Arc<RwLock<Option<Arc<Credential>>>>,
+}
+
+impl Identity {
+    /// One without a credential yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The credential now, valid or not any more.
+    pub fn current(&self) -> Option<Arc<Credential>> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// From now on it is this one.
+    pub fn replace(&self, credential: Credential) {
+        let credential = Some(Arc::new(credential));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = credential;
+    }
+}

@@ -1,0 +1,200 @@
+//! Where credentials come from.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ssh_key::certificate::{Builder, CertType};
+use ssh_key::rand_core::{OsRng, RngCore};
+use ssh_key::{Certificate, PublicKey};
+
+use super::command;
+use super::{Credential, Key};
+use crate::errors::plain;
+
+/// How far back a certificate begins: other machines' clocks are not ours.
+const BEFORE: Duration = Duration::from_secs(60);
+
+/// A certificate and its comment are some kilobytes.
+const MAX_CERTIFICATE: u64 = 64 * 1024;
+
+/// A way to a new credential.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A fresh key, and a certificate signed by an authority's key on this machine.
+    SshCa(SshCa),
+    /// A fresh key, and a certificate that a program prints.
+    Command(Command),
+    /// A key from a file, and its certificate if there is one.
+    KeyFile(KeyFile),
+}
+
+/// `join_method: ssh-ca`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SshCa {
+    /// The authority's private key.
+    pub key: PathBuf,
+    /// A file with its passphrase.
+    pub passphrase: Option<PathBuf>,
+    /// Users that the certificate stands for.
+    pub principals: Vec<String>,
+    /// What servers log; `{hostname}` is this machine's name.
+    pub key_id: String,
+    /// What the certificate allows, such as `permit-pty`.
+    pub extensions: Vec<String>,
+    /// What it demands, by name, such as `source-address`.
+    pub critical_options: Vec<(String, String)>,
+}
+
+/// `join_method: command`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// The program and its arguments. The public key comes by its standard input.
+    pub words: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// `join_method: key-file`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyFile {
+    /// The private key.
+    pub key: PathBuf,
+    /// A file with its passphrase.
+    pub passphrase: Option<PathBuf>,
+    /// Its certificate; `None`: the file beside it with `-cert.pub` behind its name, if there is one.
+    pub certificate: Option<PathBuf>,
+}
+
+impl Source {
+    /// A credential, one that lives for `ttl` where that is ours to say. The error is a sentence.
+    pub fn obtain(&self, ttl: Duration) -> Result<Credential, String> {
+        match self {
+            Self::SshCa(ca) => ca.obtain(ttl),
+            Self::Command(command) => command.obtain(),
+            Self::KeyFile(file) => file.obtain(),
+        }
+    }
+}
+
+impl SshCa {
+    fn obtain(&self, ttl: Duration) -> Result<Credential, String> {
+        let authority = Key::read(&self.key, self.passphrase.as_deref())?;
+        let key = Key::generate()?;
+        let certificate = self
+            .certify(&authority, key.public(), ttl)
+            .map_err(|error| {
+                format!(
+                    "cannot sign a certificate by {}: {error}",
+                    self.key.display()
+                )
+            })?;
+        Credential::new(key, Some(certificate))
+    }
+
+    fn certify(
+        &self,
+        authority: &Key,
+        key: &PublicKey,
+        ttl: Duration,
+    ) -> ssh_key::Result<Certificate> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let start = now.saturating_sub(BEFORE).as_secs();
+        let end = (now + ttl).as_secs();
+        let mut builder = Builder::new_with_random_nonce(&mut OsRng, key, start, end)?;
+        builder
+            .serial(OsRng.next_u64())?
+            .cert_type(CertType::User)?;
+        let name = rustix::system::uname();
+        builder.key_id(
+            self.key_id
+                .replace("{hostname}", &name.nodename().to_string_lossy()),
+        )?;
+        for principal in &self.principals {
+            builder.valid_principal(principal)?;
+        }
+        for name in &self.extensions {
+            builder.extension(name, "")?;
+        }
+        for (name, value) in &self.critical_options {
+            builder.critical_option(name, value)?;
+        }
+        builder.sign(authority)
+    }
+}
+
+impl Command {
+    fn obtain(&self) -> Result<Credential, String> {
+        let key = Key::generate()?;
+        let public = key
+            .public()
+            .to_openssh()
+            .map_err(|error| error.to_string())?;
+        let output = command::run(&self.words, format!("{public}\n").as_bytes(), self.timeout)?;
+        let certificate = parse(&output).map_err(|error| {
+            format!(
+                "{} did not print a certificate: {error}",
+                self.words.join(" ")
+            )
+        })?;
+        Credential::new(key, Some(certificate)).map_err(|problem| {
+            format!(
+                "what {} printed is of no use: {problem}",
+                self.words.join(" ")
+            )
+        })
+    }
+}
+
+impl KeyFile {
+    fn obtain(&self) -> Result<Credential, String> {
+        let key = Key::read(&self.key, self.passphrase.as_deref())?;
+        let beside = || {
+            let mut name = self.key.clone().into_os_string();
+            name.push("-cert.pub");
+            Some(PathBuf::from(name)).filter(|path| path.exists())
+        };
+        let Some(path) = self.certificate.clone().or_else(beside) else {
+            return Credential::new(key, None);
+        };
+        let text = read_public(&path)?;
+        let certificate = parse(text.as_bytes())
+            .map_err(|error| format!("{} is no certificate: {error}", path.display()))?;
+        Credential::new(key, Some(certificate))
+            .map_err(|problem| format!("{}: {problem}", path.display()))
+    }
+
+    /// When its files were last changed, to find out whether they were.
+    pub fn changed(&self) -> Vec<Option<SystemTime>> {
+        let mut beside = self.key.clone().into_os_string();
+        beside.push("-cert.pub");
+        let certificate = self.certificate.clone().unwrap_or(beside.into());
+        let modified = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        [&self.key, &certificate].map(modified).into()
+    }
+}
+
+/// A certificate in OpenSSH's one line, among blank ones.
+fn parse(text: &[u8]) -> Result<Certificate, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => Certificate::from_openssh(line).map_err(|error| error.to_string()),
+        (None, _) => Err("it is empty".into()),
+        (Some(_), Some(_)) => Err("it has more than one line".into()),
+    }
+}
+
+fn read_public(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read =
+        fs::File::open(path).and_then(|file| file.take(MAX_CERTIFICATE).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("cannot read {}: {}", path.display(), plain(&error))),
+    }
+}
