@@ -143,25 +143,13 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
-    let mut renewal = None;
-    if let Some(source) = &settings.onboarding {
-        let validity = Validity::new("certificate");
-        IdentityMetrics::register(&registry, validity.clone())
-            .map_err(system("register metrics"))?;
-        renewal = Some(Renewal {
-            identity: Identity::new(),
-            source: source.clone(),
-            reporter: statuses.register("identity").needing(validity.clone()),
-            validity,
-            task: None,
-        });
-    }
+    let mut renewals = renewals(settings, &statuses, &registry)?;
     let reporters: Vec<_> = settings
         .services
         .iter()
         .map(|service| {
             let reporter = statuses.register(service.name.as_str());
-            match &renewal {
+            match renewal_of(&renewals, service) {
                 Some(renewal) => reporter.needing(renewal.validity.clone()),
                 None => reporter,
             }
@@ -188,7 +176,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        let identity = renewal.as_ref().map(|renewal| renewal.identity.clone());
+        let identity = renewal_of(&renewals, service).map(|renewal| renewal.identity.clone());
         let metrics = &metrics.multiplexer;
         services.push(start(service, identity, reporter, metrics, affordable)?);
     }
@@ -198,8 +186,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .map(PidFile::write)
         .transpose()?;
     // Nothing can be refused any more: now programs are run and files are written.
-    if let Some(renewal) = &mut renewal {
-        renewal.start(settings, &metrics.tasks)?;
+    for renewal in &mut renewals {
+        renewal.start(&metrics.tasks)?;
     }
     for service in &mut services {
         service.keep_artifacts(&metrics.tasks)?;
@@ -211,14 +199,14 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
     }
 
-    serve(&events, &services, renewal.as_ref(), &metrics);
+    serve(&events, &services, &renewals, &metrics);
     stop(
         &events,
         events_sender,
         &mut services,
         settings.shutdown_grace,
     );
-    drop((renewal, services, diagnostics, pid_file));
+    drop((renewals, services, diagnostics, pid_file));
     drop(signals);
     tracing::info!("stopped");
     Ok(())
@@ -269,6 +257,8 @@ fn start(
     options.connect_timeout = settings.connect_timeout;
     options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
+    options.host_ca.clone_from(&settings.host_ca);
+    options.known_hosts.clone_from(&settings.known_hosts);
     options.identity = identity;
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
@@ -324,10 +314,14 @@ impl Service {
     }
 }
 
-/// The identity, and what renews it.
+/// An identity, and what renews it.
 struct Renewal {
+    /// `identity`, or the service that has one of its own.
+    name: String,
     identity: Identity,
     source: Source,
+    ttl: Duration,
+    interval: Duration,
     validity: Validity,
     reporter: readyz::Reporter,
     task: Option<Task>,
@@ -336,15 +330,57 @@ struct Renewal {
 /// The shortest time between two renewals that nobody asked for.
 const SHORTEST: Duration = Duration::from_secs(10);
 
+/// The identity of all services, and one more for each that wants another life for its credential.
+fn renewals(
+    settings: &config::Settings,
+    statuses: &readyz::Registry,
+    registry: &Registry,
+) -> Result<Vec<Renewal>, Error> {
+    let Some(source) = &settings.onboarding else {
+        return Ok(Vec::new());
+    };
+    let usual = (settings.credential_ttl, settings.renewal_interval);
+    let own = settings.services.iter().filter_map(|service| {
+        let life = life(service);
+        (life != usual).then(|| (format!("identity-{}", service.name), life))
+    });
+    let mut renewals = Vec::new();
+    let family = IdentityMetrics::register(registry).map_err(system("register metrics"))?;
+    for (name, (ttl, interval)) in [("identity".to_owned(), usual)].into_iter().chain(own) {
+        let validity = Validity::new("certificate");
+        family.add(&name, validity.clone());
+        renewals.push(Renewal {
+            identity: Identity::new(),
+            source: source.clone(),
+            ttl,
+            interval,
+            reporter: statuses.register(&*name).needing(validity.clone()),
+            validity,
+            task: None,
+            name,
+        });
+    }
+    Ok(renewals)
+}
+
+/// How long a service's credential lives, and how often it is renewed.
+fn life(service: &config::Service) -> (Duration, Duration) {
+    let ServiceKind::SshMultiplexer(settings) = &service.kind;
+    (settings.credential_ttl, settings.renewal_interval)
+}
+
+fn renewal_of<'a>(renewals: &'a [Renewal], service: &config::Service) -> Option<&'a Renewal> {
+    let own = format!("identity-{}", service.name);
+    let own = renewals.iter().find(|renewal| renewal.name == own);
+    own.or(renewals.first())
+}
+
 impl Renewal {
     /// Gets a first credential, and then one after the other. Until then the agent is empty.
-    fn start(
-        &mut self,
-        settings: &config::Settings,
-        tasks: &TaskMetricsFamily,
-    ) -> Result<(), Error> {
-        let (interval, ttl) = (settings.renewal_interval, settings.credential_ttl);
+    fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
+        let (interval, ttl) = (self.interval, self.ttl);
         let (identity, source) = (self.identity.clone(), self.source.clone());
+        let name = self.name.clone();
         let (validity, end) = (self.validity.clone(), self.validity.clone());
         let work = move || {
             let credential = source.obtain(ttl)?;
@@ -353,7 +389,7 @@ impl Renewal {
                 format!("until {}", humantime::format_rfc3339_seconds(expires))
             });
             let print = credential.key().public().fingerprint(Default::default());
-            tracing::info!("identity: {print} is valid {until}");
+            tracing::info!("{name}: {print} is valid {until}");
             identity.replace(credential);
             validity.set(expires);
             Ok(())
@@ -364,7 +400,7 @@ impl Renewal {
             let left = end.end().saturating_sub(now.unwrap_or_default().as_secs());
             interval.min(Duration::from_secs(left / 3 * 2).max(SHORTEST))
         };
-        let metrics = tasks.task("identity", "renewal");
+        let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
         self.task = Some(task.map_err(system("start a thread"))?);
         Ok(())
@@ -372,12 +408,7 @@ impl Renewal {
 }
 
 /// Answers signals until one says to stop.
-fn serve(
-    events: &Receiver<Event>,
-    services: &[Service],
-    renewal: Option<&Renewal>,
-    metrics: &Metrics,
-) {
+fn serve(events: &Receiver<Event>, services: &[Service], renewals: &[Renewal], metrics: &Metrics) {
     loop {
         match events.recv_timeout(LOOK) {
             Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
@@ -385,11 +416,8 @@ fn serve(
                 let artifacts = services
                     .iter()
                     .filter_map(|service| service.artifacts.as_ref());
-                let identity = renewal.and_then(|renewal| renewal.task.as_ref());
-                identity
-                    .into_iter()
-                    .chain(artifacts)
-                    .for_each(Task::run_now);
+                let identities = renewals.iter().filter_map(|renewal| renewal.task.as_ref());
+                identities.chain(artifacts).for_each(Task::run_now);
             }
             Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Idle) => {}

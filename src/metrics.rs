@@ -464,31 +464,41 @@ impl AllocatorMetrics {
     }
 }
 
-/// Until when the identity's credential is valid, and whether it is, at each scrape.
+/// Until when the credentials of identities are valid, and whether they are, as of each scrape.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug)]
 pub(crate) struct IdentityMetrics {
-    validity: crate::readyz::Validity,
-    expiry: IntGauge,
-    valid: IntGauge,
+    validities: Arc<std::sync::RwLock<Vec<(String, crate::readyz::Validity)>>>,
+    expiry: IntGaugeVec,
+    valid: IntGaugeVec,
 }
 
 #[cfg(feature = "cli")]
 impl IdentityMetrics {
-    /// Creates and registers them.
-    pub(crate) fn register(registry: &Registry, validity: crate::readyz::Validity) -> Result<()> {
+    /// Creates and registers them, without an identity yet.
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
+        let family = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
         let metrics = Self {
-            validity,
-            expiry: IntGauge::new(
+            validities: Arc::default(),
+            expiry: family(
                 "tbot_identity_certificate_expiry_timestamp_seconds",
                 "End of the certificate's validity since unix epoch; 0 before the first one.",
             )?,
-            valid: IntGauge::new(
+            valid: family(
                 "tbot_identity_certificate_valid",
                 "Whether the certificate is valid now, 1 or 0.",
             )?,
         };
-        registry.register(Box::new(metrics))
+        registry.register(Box::new(metrics.clone()))?;
+        Ok(metrics)
+    }
+
+    /// From now on this one is shown, too.
+    pub(crate) fn add(&self, service: &str, validity: crate::readyz::Validity) {
+        // Nothing panics while it is held.
+        let list = self.validities.write();
+        let mut list = list.unwrap_or_else(std::sync::PoisonError::into_inner);
+        list.push((service.to_owned(), validity));
     }
 }
 
@@ -499,10 +509,14 @@ impl Collector for IdentityMetrics {
     }
 
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
-        let end = self.validity.end();
-        self.expiry.set(i64::try_from(end).unwrap_or(i64::MAX));
-        let problem = self.validity.problem(std::time::SystemTime::now());
-        self.valid.set(problem.is_none().into());
+        let now = std::time::SystemTime::now();
+        let list = self.validities.read();
+        for (service, validity) in &*list.unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let end = i64::try_from(validity.end()).unwrap_or(i64::MAX);
+            self.expiry.with_label_values(&[service]).set(end);
+            let valid = validity.problem(now).is_none();
+            self.valid.with_label_values(&[service]).set(valid.into());
+        }
         [self.expiry.collect(), self.valid.collect()].concat()
     }
 }

@@ -28,6 +28,8 @@ const KEYS: &[&str] = &[
     "connect_timeout",
     "max_connections",
     "allowed_uids",
+    "host_ca",
+    "known_hosts",
     "credential_ttl",
     "renewal_interval",
 ];
@@ -170,9 +172,60 @@ fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error>
             .optional("max_connections", |at| at.number(1, 1_000_000))?
             .map_or(10_000, |number| number as usize),
         allowed_uids: map.optional("allowed_uids", uids)?.unwrap_or_default(),
+        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
+        known_hosts: map
+            .optional("known_hosts", known_hosts)?
+            .unwrap_or_default(),
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,
     })
+}
+
+/// Public keys in OpenSSH's form, without their comments: each item is one, or the path of a file of them.
+fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
+    let mut keys = Vec::new();
+    for item in cursor.list("a list of public keys and paths such as [/etc/ssh/host_ca.pub]")? {
+        let text = item.text()?;
+        if !text.starts_with('/') {
+            keys.push(public_key(&item, text, "")?);
+            continue;
+        }
+        let file = std::fs::read_to_string(text).map_err(|error| {
+            item.error(format!("{} cannot be read", quoted(text)))
+                .caused_by(error)
+        })?;
+        for line in file.lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                keys.push(public_key(&item, line, &format!(" in {text}"))?);
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn public_key(cursor: &Cursor, text: &str, place: &str) -> Result<String, Error> {
+    let mut key = ssh_key::PublicKey::from_openssh(text).map_err(|error| {
+        cursor.error(format!(
+            "{}{place} is no public key; write one as `cat host_ca.pub` shows it ({error})",
+            quoted(text)
+        ))
+    })?;
+    key.set_comment("");
+    key.to_openssh()
+        .map_err(|error| cursor.error(error.to_string()))
+}
+
+/// Hosts and their keys, each item as a line of ssh's own known_hosts.
+fn known_hosts(cursor: &Cursor) -> Result<Vec<String>, Error> {
+    let items = cursor.list("a list of lines such as [\"db1.example ssh-ed25519 AAAA...\"]")?;
+    let line = |item: &Cursor| {
+        let text = item.text()?;
+        let is_line = text.parse::<ssh_key::known_hosts::Entry>().is_ok();
+        is_line
+            .then(|| text.to_owned())
+            .ok_or_else(|| item.error(format!("{} is no line of a known_hosts file", quoted(text))))
+    };
+    items.iter().map(line).collect()
 }
 
 /// The words of a command, of which the first is the program.

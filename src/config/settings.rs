@@ -70,6 +70,10 @@ pub struct SshMultiplexer {
     pub max_connections: usize,
     /// Users who may connect beside the one who runs tbot, by number (`allowed_uids`, ours).
     pub allowed_uids: Vec<u32>,
+    /// Public keys whose certificates of hosts are trusted (`host_ca`, ours).
+    pub host_ca: Vec<String>,
+    /// Hosts with their keys, as in ssh's known_hosts (`known_hosts`, ours).
+    pub known_hosts: Vec<String>,
     /// How long its credential lives, where it is not the run's.
     pub credential_ttl: Duration,
     /// How often it is renewed, where it is not the run's.

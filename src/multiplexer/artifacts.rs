@@ -11,6 +11,10 @@ pub struct Artifacts {
     pub cluster: Option<String>,
     /// The words of the ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
+    /// Public keys of authorities whose certificates of hosts are good.
+    pub host_ca: Vec<String>,
+    /// Lines with a host and its key.
+    pub known_hosts: Vec<String>,
     /// Whether there is an agent, at `agent.sock`.
     pub agent: bool,
 }
@@ -18,8 +22,8 @@ pub struct Artifacts {
 impl Artifacts {
     /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`.
     ///
-    /// It names no `UserKnownHostsFile` as long as `known_hosts` has no authority: ssh would write the
-    /// keys a user accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
+    /// It names no `UserKnownHostsFile` as long as `known_hosts` is empty: ssh would write the keys a user
+    /// accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
     /// value here would beat those behind an `Include`.
     pub fn ssh_config(&self) -> String {
         let (pattern, target) = match &self.cluster {
@@ -41,23 +45,50 @@ impl Artifacts {
             "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
             command = command.join(" "),
         );
-        if self.agent {
-            // Quoted as ssh_config(5) has it; `%` begins a token there, and `$` a variable.
-            let socket = self.destination.join("agent.sock");
-            let socket = socket.to_string_lossy().replace('%', "%%");
+        if self.knows_hosts() {
+            // Who is not in it is a stranger: nothing is to be asked, and nothing written.
+            let file = self.quoted("known_hosts");
             let _ = write!(
                 text,
-                "    IdentityAgent \"{socket}\"\n    IdentityFile none\n"
+                "    UserKnownHostsFile {file}\n    StrictHostKeyChecking yes\n"
             );
+        }
+        if self.agent {
+            let socket = self.quoted("agent.sock");
+            let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
         }
         text.push_str("# End: written by tbot\n");
         text
     }
 
-    /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): no host authority is
-    /// known without a credential, so it holds a comment.
+    /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). Without an authority or a
+    /// host it holds a comment.
     pub fn known_hosts(&self) -> String {
-        "# Written by tbot: no host authorities are configured.\n".to_owned()
+        if !self.knows_hosts() {
+            return "# Written by tbot: no host authorities are configured.\n".to_owned();
+        }
+        let mut text = String::from("# Written by tbot, changes are overwritten\n");
+        let hosts = match &self.cluster {
+            Some(cluster) => format!("{cluster},*.{cluster}"),
+            None => "*".to_owned(),
+        };
+        for key in &self.host_ca {
+            let _ = writeln!(text, "@cert-authority {hosts} {key}");
+        }
+        for line in &self.known_hosts {
+            let _ = writeln!(text, "{line}");
+        }
+        text
+    }
+
+    fn knows_hosts(&self) -> bool {
+        !self.host_ca.is_empty() || !self.known_hosts.is_empty()
+    }
+
+    /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
+    fn quoted(&self, name: &str) -> String {
+        let path = self.destination.join(name);
+        format!("\"{}\"", path.to_string_lossy().replace('%', "%%"))
     }
 }
 
@@ -78,6 +109,8 @@ mod tests {
                 "/usr/bin/tbot".into(),
                 "ssh-multiplexer-proxy-command".into(),
             ],
+            host_ca: Vec::new(),
+            known_hosts: Vec::new(),
             agent: false,
         }
     }

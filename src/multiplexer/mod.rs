@@ -60,6 +60,11 @@ pub struct Options {
     /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
     /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
     pub allowed_uids: Vec<u32>,
+    /// Public keys whose certificates of hosts clients trust, and lines of hosts with their keys; without
+    /// any, ssh goes by its own files.
+    pub host_ca: Vec<String>,
+    /// See `host_ca`.
+    pub known_hosts: Vec<String>,
     /// Served by an agent at `agent.sock`; `None`: there is no agent.
     #[cfg(feature = "identity")]
     pub identity: Option<crate::identity::Identity>,
@@ -76,6 +81,8 @@ impl Options {
             request_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: Vec::new(),
+            host_ca: Vec::new(),
+            known_hosts: Vec::new(),
             #[cfg(feature = "identity")]
             identity: None,
         }
@@ -236,6 +243,8 @@ impl Multiplexer {
             destination: path.clone(),
             cluster: options.cluster_name.clone(),
             proxy_command: options.proxy_command.clone(),
+            host_ca: options.host_ca.clone(),
+            known_hosts: options.known_hosts.clone(),
             agent: has_agent,
         };
         Ok(Self {
