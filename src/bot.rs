@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{DumpableBehavior, Resource, getrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -144,6 +144,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
 
     let statuses = readyz::Registry::new();
     let mut renewals = renewals(settings, &statuses, &registry)?;
+    if !renewals.is_empty() && !settings.debug {
+        // No core dump and no debugger gets at the keys. It fails on no Linux.
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
     let reporters: Vec<_> = settings
         .services
         .iter()
@@ -199,7 +203,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         );
     }
 
-    serve(&events, &services, &renewals, &metrics);
+    serve(&events, &services, &mut renewals, &metrics);
     stop(
         &events,
         events_sender,
@@ -325,6 +329,8 @@ struct Renewal {
     validity: Validity,
     reporter: readyz::Reporter,
     task: Option<Task>,
+    /// When its files were last changed, as far as was seen.
+    files: Vec<Option<SystemTime>>,
 }
 
 /// The shortest time between two renewals that nobody asked for.
@@ -342,7 +348,7 @@ fn renewals(
     let usual = (settings.credential_ttl, settings.renewal_interval);
     let own = settings.services.iter().filter_map(|service| {
         let life = life(service);
-        (life != usual).then(|| (format!("identity-{}", service.name), life))
+        (life != usual).then(|| (format!("identity.{}", service.name), life))
     });
     let mut renewals = Vec::new();
     let family = IdentityMetrics::register(registry).map_err(system("register metrics"))?;
@@ -357,6 +363,7 @@ fn renewals(
             reporter: statuses.register(&*name).needing(validity.clone()),
             validity,
             task: None,
+            files: source.changed(),
             name,
         });
     }
@@ -370,7 +377,7 @@ fn life(service: &config::Service) -> (Duration, Duration) {
 }
 
 fn renewal_of<'a>(renewals: &'a [Renewal], service: &config::Service) -> Option<&'a Renewal> {
-    let own = format!("identity-{}", service.name);
+    let own = format!("identity.{}", service.name);
     let own = renewals.iter().find(|renewal| renewal.name == own);
     own.or(renewals.first())
 }
@@ -405,10 +412,26 @@ impl Renewal {
         self.task = Some(task.map_err(system("start a thread"))?);
         Ok(())
     }
+
+    /// Renews what comes from files that have changed.
+    fn look(&mut self) {
+        let now = self.source.changed();
+        if std::mem::replace(&mut self.files, now.clone()) != now
+            && let Some(task) = &self.task
+        {
+            tracing::info!("{}: renewing, as its files have changed", self.name);
+            task.run_now();
+        }
+    }
 }
 
 /// Answers signals until one says to stop.
-fn serve(events: &Receiver<Event>, services: &[Service], renewals: &[Renewal], metrics: &Metrics) {
+fn serve(
+    events: &Receiver<Event>,
+    services: &[Service],
+    renewals: &mut [Renewal],
+    metrics: &Metrics,
+) {
     loop {
         match events.recv_timeout(LOOK) {
             Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
@@ -421,7 +444,10 @@ fn serve(events: &Receiver<Event>, services: &[Service], renewals: &[Renewal], m
             }
             Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Idle) => {}
-            Err(RecvTimeoutError::Timeout) => metrics.renew(),
+            Err(RecvTimeoutError::Timeout) => {
+                metrics.renew();
+                renewals.iter_mut().for_each(Renewal::look);
+            }
         }
     }
 }

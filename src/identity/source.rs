@@ -77,6 +77,16 @@ impl Source {
             Self::KeyFile(file) => file.obtain(),
         }
     }
+
+    /// When the files that it copies were last changed, to find out whether they were.
+    pub fn changed(&self) -> Vec<Option<SystemTime>> {
+        let Self::KeyFile(file) = self else {
+            return Vec::new();
+        };
+        let modified = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let certificate = file.certificate.clone().unwrap_or(file.beside());
+        vec![modified(file.key.clone()), modified(certificate)]
+    }
 }
 
 impl SshCa {
@@ -151,13 +161,16 @@ impl Command {
 }
 
 impl KeyFile {
+    /// Where ssh looks for a key's certificate.
+    fn beside(&self) -> PathBuf {
+        let mut name = self.key.clone().into_os_string();
+        name.push("-cert.pub");
+        name.into()
+    }
+
     fn obtain(&self) -> Result<Credential, String> {
         let key = Key::read(&self.key, self.passphrase.as_deref())?;
-        let beside = || {
-            let mut name = self.key.clone().into_os_string();
-            name.push("-cert.pub");
-            Some(PathBuf::from(name)).filter(|path| path.exists())
-        };
+        let beside = || Some(self.beside()).filter(|path| path.exists());
         let Some(path) = self.certificate.clone().or_else(beside) else {
             return Credential::new(key, None);
         };
@@ -166,15 +179,6 @@ impl KeyFile {
             .map_err(|error| format!("{} is no certificate: {error}", path.display()))?;
         Credential::new(key, Some(certificate))
             .map_err(|problem| format!("{}: {problem}", path.display()))
-    }
-
-    /// When its files were last changed, to find out whether they were.
-    pub fn changed(&self) -> Vec<Option<SystemTime>> {
-        let mut beside = self.key.clone().into_os_string();
-        beside.push("-cert.pub");
-        let certificate = self.certificate.clone().unwrap_or(beside.into());
-        let modified = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
-        [&self.key, &certificate].map(modified).into()
     }
 }
 
