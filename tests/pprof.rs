@@ -73,6 +73,13 @@ fn the_index_lists_what_there_is() {
 }
 
 #[test]
+fn the_log_says_where_they_are() {
+    let tbot = Tbot::with(&["--debug"]);
+    let url = format!("http://{}/debug/pprof/", tbot.address());
+    tbot.stderr.line(&format!("profiles are served at {url}"));
+}
+
+#[test]
 fn what_is_not_there_is_an_unknown_profile() {
     let tbot = Tbot::with(&["-d"]);
     if cfg!(not(feature = "heap")) {
