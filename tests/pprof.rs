@@ -1,6 +1,5 @@
 //! `/debug/pprof` of the real program: what it serves, to whom, and what it costs the others.
-
-#![allow(missing_docs, reason = "these are tests")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 
