@@ -1,7 +1,5 @@
 //! `/debug/pprof` of the real program: what it serves, to whom, and what it costs the others.
-
 #![cfg(all(feature = "cli", feature = "pprof"))]
-#![allow(missing_docs, reason = "these are tests")]
 
 mod common;
 
@@ -71,6 +69,13 @@ fn the_index_lists_what_there_is() {
         (moved.status, moved.header("Location")),
         (301, Some("/debug/pprof/"))
     );
+}
+
+#[test]
+fn the_log_says_where_they_are() {
+    let tbot = Tbot::with(&["--debug"]);
+    let url = format!("http://{}/debug/pprof/", tbot.address());
+    tbot.stderr.line(&format!("profiles are served at {url}"));
 }
 
 #[test]
