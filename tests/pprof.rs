@@ -219,6 +219,7 @@ fn strangers_pages_get_nothing() {
         "evil.example:3001",
         "127.0.0.1.evil.example",
         "localhost.evil",
+        "[::1].evil.example",
         "",
     ] {
         assert_eq!(status("/debug/pprof/cmdline", host, ""), 403, "{host}");
@@ -335,6 +336,22 @@ fn every_thread_is_shown_with_its_stack() {
         .and_then(|count| count.parse().ok())
         .expect("a number");
     assert!(count >= running.len(), "{count} of {running:?}");
+}
+
+/// Other processes of the same user may have used up what the kernel notes the senders of signals in.
+#[test]
+fn stacks_are_shown_without_room_for_pending_signals() {
+    let tbot = common::tbot::Start::multiplexer()
+        .through(&["prlimit", "--sigpending=0:0"])
+        .args(["-d"])
+        .start();
+    let answer = fetch(tbot.address(), "/debug/pprof/threads");
+    assert!(
+        answer.text().contains("tbot::bot::run"),
+        "{}",
+        answer.text()
+    );
+    assert!(!answer.text().contains("no stack"), "{}", answer.text());
 }
 
 #[test]
