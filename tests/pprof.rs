@@ -83,7 +83,8 @@ fn what_is_not_there_is_an_unknown_profile() {
     let tbot = Tbot::with(&["-d"]);
     if cfg!(not(feature = "heap")) {
         let heap = fetch(tbot.address(), "/debug/pprof/heap");
-        assert_eq!((heap.status, heap.text()), (404, "Unknown profile\n"));
+        assert_eq!(heap.status, 404);
+        assert!(heap.text().contains("feature heap"), "{}", heap.text());
     }
     for name in [
         "block",
@@ -257,14 +258,6 @@ fn the_name_it_listens_at_is_its_own() {
 
 #[test]
 fn no_sigprof_kills() {
-    let unseen = common::tbot::Start::multiplexer()
-        .without_diagnostics()
-        .args(["-d"])
-        .start();
-    unseen.signal(Signal::PROF);
-    // It is answered after the other one.
-    unseen.signal(Signal::HUP);
-    unseen.stderr.line("renewing everything");
     for arguments in [&[][..], &["-d"]] {
         let tbot = Tbot::with(arguments);
         for _ in 0..100 {

@@ -132,6 +132,11 @@ impl Profiling {
             "/symbol" => |request, _| symbols(request),
             #[cfg(feature = "heap")]
             "/heap" => |request, _| memory(request),
+            #[cfg(not(feature = "heap"))]
+            "/heap" => {
+                let reason = "Unknown profile: heap needs a build with the cargo feature heap";
+                return Answer::Ready(error(404, reason));
+            }
             _ => return Answer::Ready(unknown()),
         };
         if request.is_head() {
@@ -256,7 +261,7 @@ fn all_threads(request: &Request<'_>, client: &Client<'_>) -> ResponseBox {
     match threads::show(form, || !client.has_left()) {
         Ok(body) if form == Form::Profile => attachment(body, "attachment; filename=\"threads\""),
         Ok(body) => response(200, "text/plain; charset=utf-8", body),
-        Err(why) => failed("Could not show the threads", &why),
+        Err(why) => failed("Could not show the threads of /proc/self/task", &why),
     }
 }
 
