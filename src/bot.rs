@@ -201,6 +201,12 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             "diagnostics are served at http://{}/",
             diagnostics.local_addr()
         );
+        if profiling {
+            tracing::info!(
+                "profiles are served at http://{}/debug/pprof/",
+                diagnostics.local_addr()
+            );
+        }
     }
 
     serve(&events, &services, &mut renewals, &metrics);

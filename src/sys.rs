@@ -108,6 +108,9 @@ mod profiling {
             let sender = match (*info).si_code {
                 libc::SI_KERNEL => Sender::Timer,
                 libc::SI_TKILL if (*info).si_pid() == libc::getpid() => Sender::Asked,
+                // The kernel had no room to note the sender (RLIMIT_SIGPENDING, which all processes of
+                // a user share): it may well be us.
+                libc::SI_USER if (*info).si_pid() == 0 => Sender::Asked,
                 _ => Sender::Stranger,
             };
             if let Some(handler) = ON_SIGPROF.get() {

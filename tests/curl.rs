@@ -260,7 +260,22 @@ fn an_address_that_others_reach_is_served_with_a_warning() {
     tbot.stderr.line_where("who can read it", |line| {
         line.contains("WARN") && line.contains(&address) && line.contains(WARNING)
     });
+    assert!(!tbot.stderr.so_far().contains("profiles"));
     assert!(!Tbot::start().stderr.so_far().contains(WARNING));
+
+    if cfg!(feature = "pprof") {
+        let profiled = Start::multiplexer()
+            .diagnostics("0.0.0.0:0")
+            .args(["--debug"])
+            .start();
+        profiled
+            .stderr
+            .line_where("that profiles are among it", |line| {
+                line.contains("WARN")
+                    && line.contains("diagnostics and profiles on")
+                    && line.contains(WARNING)
+            });
+    }
 }
 
 #[test]

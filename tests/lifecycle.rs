@@ -369,3 +369,17 @@ fn await_still_open(tbot: &Tbot, count: usize) {
                     })
         });
 }
+
+#[test]
+fn a_profiler_s_signal_does_not_kill_where_there_are_no_profiles() {
+    for start in [
+        Start::multiplexer(),
+        Start::multiplexer().args(["-d"]).without_diagnostics(),
+    ] {
+        let tbot = start.start();
+        tbot.signal(Signal::PROF);
+        // It is answered after the other one.
+        tbot.signal(Signal::HUP);
+        tbot.stderr.line("renewing everything");
+    }
+}

@@ -271,6 +271,57 @@ fn a_hundred_threads_are_shown_whatever_they_hold() {
     busy.end();
 }
 
+#[test]
+fn a_crowd_is_shown_beside_a_profile() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let busy = Busy::start("crowd");
+    let file = directory.path().join("profile");
+    let unseen = std::thread::scope(|scope| {
+        scope.spawn(|| download(&busy, "profile?seconds=4&frequency=250", &file));
+        let look = || {
+            let threads = fetch(busy.address, "/debug/pprof/threads");
+            let text = threads.text();
+            assert!(text.contains("\"brûleuréé"), "{}", text.len());
+            text.matches("no stack").count()
+        };
+        let looks: Vec<_> = (0..6).map(|_| scope.spawn(look)).collect();
+        let unseen = looks.into_iter().map(|look| look.join().expect("no panic"));
+        unseen.sum::<usize>()
+    });
+    assert!(unseen < 6 * 1500 / 10, "{unseen}");
+    let raw = go(&directory, &["-raw", &file.to_string_lossy()]);
+    let seconds = raw.split_once("Duration: ").and_then(|(_, rest)| {
+        let duration = rest.lines().next()?.split(' ').next()?;
+        duration.parse::<f64>().ok()
+    });
+    assert!(seconds.is_some_and(|seconds| seconds < 5.0), "{raw}");
+    let comments = go(&directory, &["-comments", &file.to_string_lossy()]);
+    let lost = comments.split_once(" samples were lost");
+    let lost: u32 = lost.map_or(0, |(count, _)| count.parse().expect("a number"));
+    assert!(lost < 500, "{lost} of some 1000 to 2000");
+    busy.end();
+}
+
+#[test]
+fn a_stack_that_is_too_deep_keeps_its_end_and_one_in_the_vdso_its_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let busy = Busy::start("big");
+    let top = go(&directory, &["-top", &busy.url("profile?seconds=1")]);
+    assert_eq!(hottest(&top).0, "busy::burn", "{top}");
+    assert!(top.contains("busy::burn_below"), "{top}");
+    busy.end();
+    let busy = Busy::start("clock");
+    let top = go(
+        &directory,
+        &["-top", "-cum", &busy.url("profile?seconds=1")],
+    );
+    let root = top.lines().find(|row| row.ends_with(" clone3"));
+    let root = root.unwrap_or_else(|| panic!("no clone3 in {top}"));
+    assert!(share(root, 4).0 >= 95.0, "{top}");
+    assert!(top.contains("[linux-vdso.so.1]"), "{top}");
+    busy.end();
+}
+
 /// Threads that allocate, format, spawn, panic, lock and call, while profiles are taken one after the
 /// other and signals come from elsewhere: `TBOT_STRESS_SECONDS`, 5 if not set.
 #[test]

@@ -88,7 +88,7 @@ pub(super) const FLAGS: [Flag; 19] = [
         kind: Kind::Switch,
         env: Some("TBOT_DEBUG"),
         default: "false",
-        help: "Log details, and show the causes of errors",
+        help: "Log details, show the causes of errors, and serve profiles at the diagnostics' address",
         scope: Scope::Any,
         target: Target::Run("debug"),
     },

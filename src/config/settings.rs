@@ -6,7 +6,7 @@ use std::time::Duration;
 /// One run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Debug logs, and profiles by the diagnostics (`debug`).
+    /// Debug logs, causes of errors and profiles (`debug`).
     pub debug: bool,
     /// How log lines look (`log_format`).
     pub log_format: LogFormat,

@@ -88,6 +88,12 @@ impl Client<'_> {
         let mut ends = [PollFd::new(&connection.stream, PollFlags::RDHUP)];
         !service.is_stopping() && matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
     }
+
+    /// Whether it was there once and is no more: unlike one who does not wait, it gets no answer.
+    #[cfg(feature = "pprof")]
+    pub(super) fn has_left(&self) -> bool {
+        self.at.is_some() && !self.is_there()
+    }
 }
 
 impl Buffers {

@@ -207,11 +207,13 @@ impl Builder {
     /// shut down with the service, in its other copies too.
     pub fn listen(self, listener: TcpListener) -> io::Result<Diagnostics> {
         let addr = listener.local_addr()?;
+        let profiling = self.routes.profiling.is_some();
         let service = Service::start(listener, self.routes, self.limits, self.service_metrics)
             .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
         if !addr.ip().is_loopback() {
+            let what = if profiling { " and profiles" } else { "" };
             tracing::warn!(
-                "diagnostics on {addr} can be read by other machines, without a password"
+                "diagnostics{what} on {addr} can be read by other machines, without a password"
             );
         }
         Ok(Diagnostics { addr, service })

@@ -168,7 +168,8 @@ pub(super) fn parse<'h, 'b: 'h>(
             close |= has_token(header.value, "close");
             keep_alive |= has_token(header.value, "keep-alive");
         } else if is("host") {
-            hosts += 1;
+            // One that is no text must not pass for none.
+            hosts += if header.value.is_ascii() { 1 } else { 2 };
         } else if is("transfer-encoding") {
             body = None;
         } else if is("content-length") {
@@ -182,7 +183,7 @@ pub(super) fn parse<'h, 'b: 'h>(
     if hosts > 1 || (minor == 1 && hosts == 0) {
         return Err(refused(
             400,
-            "an HTTP/1.1 request has exactly one Host header",
+            "an HTTP/1.1 request has exactly one Host header, in ASCII",
         ));
     }
     let length = match body {
@@ -328,6 +329,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0),
             ("GET / HTTP/1.0\r\n\r\n", 0),
             ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\nHost: localhost\u{ff}\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
             ("GET / HTTP/2.0\r\n\r\n", 505),
             ("PRI * HTTP/2.0\r\n\r\n", 505),

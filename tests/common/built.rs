@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+/// What builds them, without the tests that `make test` runs then.
+const BUILD: &str = "`make static STATIC_TOO='--bins --example busy'`";
+
 /// `tbot`, or `examples/busy`; no older than its sources.
 pub fn static_program(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -12,12 +15,12 @@ pub fn static_program(name: &str) -> PathBuf {
     let program = target.join(env!("TBOT_TARGET")).join("release").join(name);
     let built = fs::metadata(&program).and_then(|file| file.modified());
     let built = built.unwrap_or_else(|error| {
-        panic!("run `make static` first: {}: {error}", program.display());
+        panic!("run {BUILD} first: {}: {error}", program.display());
     });
     let (changed, newest) = newest_source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
     assert!(
         built > changed,
-        "run `make static` again: {} is older than {}",
+        "run {BUILD} again: {} is older than {}",
         program.display(),
         newest.display()
     );

@@ -1,5 +1,5 @@
 //! A program to look into: it embeds the diagnostics with profiles, and keeps its threads busy in ways
-//! that tests know. `busy burn|hold|park|stress` prints the address of its diagnostics, works until its
+//! that tests know. `busy big|burn|clock|crowd|hold|park|stress` prints the address of its diagnostics, works until its
 //! input ends, and then prints what was done.
 
 #![allow(missing_docs, reason = "these are tests")]
@@ -11,6 +11,7 @@ use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tbot::diagnostics::Diagnostics;
 
@@ -26,7 +27,10 @@ fn main() {
         .expect("a free port");
     let turns = Turns::default();
     let threads = match std::env::args().nth(1).as_deref() {
+        Some("big") => vec![keep(&turns, "burner", || burn_below(1000))],
         Some("burn") => vec![keep(&turns, "burner", || _ = black_box(burn(100_000)))],
+        Some("clock") => vec![keep(&turns, "clock", || _ = black_box(Instant::now()))],
+        Some("crowd") => crowd(&turns),
         Some("hold") => {
             let held = fill();
             vec![keep(&turns, "holder", move || {
@@ -36,7 +40,7 @@ fn main() {
         }
         Some("park") => park(),
         Some("stress") => stress(&turns),
-        other => panic!("burn, hold, park or stress, not {other:?}"),
+        other => panic!("big, burn, clock, crowd, hold, park or stress, not {other:?}"),
     };
     println!("http://{}", diagnostics.local_addr());
     let _ = stdin().read_to_end(&mut Vec::new());
@@ -54,6 +58,37 @@ fn main() {
 #[inline(never)]
 fn burn(turns: u64) -> u64 {
     (0..turns).fold(1, |sum, turn| black_box(sum ^ sum << 7 ^ turn))
+}
+
+/// The same at the end of a stack of that many kilobytes and frames.
+#[inline(never)]
+fn burn_below(frames: u32) {
+    let room = black_box([0_u8; 1024]);
+    match frames {
+        0 => _ = black_box(burn(1_000_000)),
+        _ => burn_below(frames - 1),
+    }
+    black_box(&room);
+}
+
+/// 1,500 threads that sleep, and two that do not, one with a name that the kernel cuts within a letter.
+fn crowd(turns: &Turns) -> Vec<JoinHandle<()>> {
+    let sleepers = (0..1500).map(|_| {
+        let thread = Builder::new().name("sleeper".into()).stack_size(64 * 1024);
+        thread.spawn(wait_for_the_end).expect("a thread")
+    });
+    let mut threads: Vec<_> = sleepers.collect();
+    for name in ["burner", "brûleuréééé"] {
+        threads.push(keep(turns, name, || _ = black_box(burn(100_000))));
+    }
+    threads
+}
+
+#[inline(never)]
+fn wait_for_the_end() {
+    while !STOP.load(Relaxed) {
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// 64 MiB in blocks of 1 KiB.
@@ -116,7 +151,7 @@ fn hold<T>(held: T) {
 #[inline(never)]
 fn sleep_until_stopped() {
     while !STOP.load(Relaxed) {
-        thread::park_timeout(std::time::Duration::from_millis(50));
+        thread::park_timeout(Duration::from_millis(50));
     }
 }
 

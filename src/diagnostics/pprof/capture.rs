@@ -4,42 +4,44 @@
 //! allocation or a call that is not async-signal-safe, and whoever asked unwinds the copy afterwards.
 //! So no thread can be caught at a bad moment, be it inside the allocator or the unwinder.
 
-use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use std::{io, slice};
 
 use rustix::event::Timespec;
 use rustix::thread::futex;
 
 use crate::sys::{self, Registers, Sender};
 
-/// Copies that wait to be taken. At the kernel's highest rate, 1,000 a second for each of 64 cores,
-/// that is enough for a millisecond; at ours for half a second.
+/// Copies of a kind that wait to be taken. At the kernel's highest rate, 1,000 a second for each of 64
+/// cores, that is enough for a millisecond; at ours for a quarter of a second.
 const SLOTS: usize = 64;
 
 /// Of a stack, from its top: 64 KiB. What lies deeper is cut off.
 const WORDS: usize = 8192;
 
-/// Threads interrupted and not yet answered, at a time: the slots suffice beside a profile.
+/// Threads interrupted and not yet answered, at a time: the slots suffice beside late answers.
 const ASKED_AT_ONCE: usize = SLOTS / 2;
 
 /// How long no thread may answer before the rest is given up: those block the signal, or hang in
 /// the kernel. Far above what a busy machine takes to give each of some hundred threads its turn.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// How long all answers may take.
+/// How long all answers may be waited for. What is done with them meanwhile does not count.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-static SLOT: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
+/// What the timer's signals copied, and what those of [`ask`] did: neither takes the other's room.
+static SAMPLES: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
+static ANSWERS: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
 /// Whether the timer's signals are wanted, and those of [`ask`].
 static SAMPLING: AtomicBool = AtomicBool::new(false);
 static ASKING: AtomicBool = AtomicBool::new(false);
 
 /// Rises with each answer to [`ask`], which sleeps on it.
-static ANSWERS: AtomicU32 = AtomicU32::new(0);
+static ANSWERED: AtomicU32 = AtomicU32::new(0);
 
 /// Samples that found no slot.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -63,8 +65,7 @@ struct Slot {
 
 const FREE: u8 = 0;
 const WRITING: u8 = 1;
-const SAMPLED: u8 = 2;
-const ANSWERED: u8 = 3;
+const WRITTEN: u8 = 2;
 
 /// A thread as it was.
 pub(super) struct Capture<'a> {
@@ -137,40 +138,53 @@ impl Capture<'_> {
 }
 
 /// Makes this process copy its threads when asked. For ever: a late SIGPROF finds a handler that does
-/// nothing, instead of the default one that kills.
+/// nothing, instead of the default one that kills. Where that failed once it is not tried again, and
+/// nothing may be asked for: the signals would reach somebody else's handler.
 pub(super) fn prepare() -> io::Result<()> {
-    sys::catch_sigprof(on_sigprof)
+    static PREPARED: OnceLock<Result<(), String>> = OnceLock::new();
+    let prepared = PREPARED.get_or_init(|| {
+        sys::catch_sigprof(on_sigprof).map_err(|error| error.to_string())?;
+        // A filter of system calls may refuse; without it every stack would end at its first function.
+        let (original, copy) = (AtomicU64::new(1), AtomicU64::new(0));
+        sys::read_memory((&raw const original).addr() as u64, slice::from_ref(&copy));
+        if copy.into_inner() != original.into_inner() {
+            return Err("the system call process_vm_readv is refused".into());
+        }
+        Ok(())
+    });
+    prepared.clone().map_err(io::Error::other)
 }
 
 /// Runs in the signal handler.
 fn on_sigprof(sender: Sender, registers: Registers) {
-    let kind = match sender {
-        Sender::Timer if SAMPLING.load(Relaxed) => SAMPLED,
-        Sender::Asked if ASKING.load(Relaxed) => ANSWERED,
+    let slots = match sender {
+        Sender::Timer if SAMPLING.load(Relaxed) => &SAMPLES,
+        Sender::Asked if ASKING.load(Relaxed) => &ANSWERS,
         _ => return,
     };
-    let mut free = SLOT.iter().filter(|slot| {
+    let mut free = slots.iter().filter(|slot| {
         let taken = slot.state.compare_exchange(FREE, WRITING, Acquire, Relaxed);
         taken.is_ok()
     });
-    match free.next() {
-        Some(slot) => {
-            slot.write(registers);
-            slot.state.store(kind, Release);
-        }
-        None => {
-            LOST.fetch_add(1, Relaxed);
-        }
+    let slot = free.next();
+    if let Some(slot) = slot {
+        slot.write(registers);
+        slot.state.store(WRITTEN, Release);
     }
-    if kind == ANSWERED {
-        ANSWERS.fetch_add(1, Release);
-        let _ = futex::wake(&ANSWERS, futex::Flags::PRIVATE, 1);
+    if sender == Sender::Asked {
+        ANSWERED.fetch_add(1, Release);
+        let _ = futex::wake(&ANSWERED, futex::Flags::PRIVATE, 1);
+    } else if slot.is_none() {
+        LOST.fetch_add(1, Relaxed);
     }
 }
 
-/// Hands every copy of a kind to `each`, and frees its slot.
-fn take(kind: u8, mut each: impl FnMut(&Capture<'_>)) {
-    for slot in SLOT.iter().filter(|slot| slot.state.load(Acquire) == kind) {
+/// Hands every copy to `each`, and frees its slot.
+fn take(slots: &[Slot], mut each: impl FnMut(&Capture<'_>)) {
+    for slot in slots {
+        if slot.state.load(Acquire) != WRITTEN {
+            continue;
+        }
         each(&slot.capture());
         slot.state.store(FREE, Release);
     }
@@ -183,10 +197,11 @@ impl Sampling {
     /// Interrupts a running thread each time the process has used `period` of CPU time. `None` if
     /// that is being done already.
     pub fn start(period: Duration) -> io::Result<Option<Self>> {
+        prepare()?;
         if SAMPLER.swap(true, Acquire) {
             return Ok(None);
         }
-        take(SAMPLED, |_| {});
+        take(&SAMPLES, |_| {});
         LOST.store(0, Relaxed);
         // Dropped on failure, it gives its place back.
         let sampling = Self(());
@@ -197,7 +212,7 @@ impl Sampling {
 
     /// The samples since the last call.
     pub fn take(&self, each: impl FnMut(&Capture<'_>)) {
-        take(SAMPLED, each);
+        take(&SAMPLES, each);
     }
 
     /// How many there was no room for, because `take` was not called often enough.
@@ -216,16 +231,24 @@ impl Drop for Sampling {
 }
 
 /// Interrupts these threads and hands each one's copy to `each`, in any order. Those that have ended
-/// or do not answer in time are left out.
-pub(super) fn ask(threads: &[i32], mut each: impl FnMut(&Capture<'_>)) {
+/// or do not answer in time are left out, and all of them unless `is_wanted` when the turn has come.
+pub(super) fn ask(
+    threads: &[i32],
+    is_wanted: impl Fn() -> bool,
+    mut each: impl FnMut(&Capture<'_>),
+) -> io::Result<()> {
+    prepare()?;
     let _one = ASKER.lock().unwrap_or_else(PoisonError::into_inner);
+    if !is_wanted() {
+        return Ok(());
+    }
     // Answers that came too late for who asked before.
-    take(ANSWERED, |_| {});
+    take(&ANSWERS, |_| {});
     ASKING.store(true, Relaxed);
     let mut threads = threads.iter();
     let mut asked: Vec<i32> = Vec::with_capacity(ASKED_AT_ONCE);
     let mut heard = Instant::now();
-    let end = heard + PATIENCE;
+    let mut patience = PATIENCE;
     loop {
         while asked.len() < ASKED_AT_ONCE
             && let Some(thread) = threads.next()
@@ -237,9 +260,9 @@ pub(super) fn ask(threads: &[i32], mut each: impl FnMut(&Capture<'_>)) {
         if asked.is_empty() {
             break;
         }
-        let answers = ANSWERS.load(Acquire);
+        let answers = ANSWERED.load(Acquire);
         let waiting = asked.len();
-        take(ANSWERED, |capture| {
+        take(&ANSWERS, |capture| {
             if let Some(at) = asked.iter().position(|thread| *thread == capture.thread) {
                 asked.swap_remove(at);
                 each(capture);
@@ -250,17 +273,19 @@ pub(super) fn ask(threads: &[i32], mut each: impl FnMut(&Capture<'_>)) {
             heard = now;
             continue;
         }
-        if now >= end {
+        if patience.is_zero() {
             break;
         }
-        let left = (heard + SILENCE).min(end).saturating_duration_since(now);
+        let left = (heard + SILENCE).saturating_duration_since(now);
         if left.is_zero() {
             asked.clear();
             heard = now;
-        } else if let Ok(left) = Timespec::try_from(left) {
+        } else if let Ok(left) = Timespec::try_from(left.min(patience)) {
             // Woken by an answer, by a signal, or too late: the loop finds out.
-            let _ = futex::wait(&ANSWERS, futex::Flags::PRIVATE, answers, Some(&left));
+            let _ = futex::wait(&ANSWERED, futex::Flags::PRIVATE, answers, Some(&left));
+            patience = patience.saturating_sub(now.elapsed());
         }
     }
     ASKING.store(false, Relaxed);
+    Ok(())
 }

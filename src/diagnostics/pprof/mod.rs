@@ -128,10 +128,15 @@ impl Profiling {
             "/flamegraph" => {
                 |request, client| cpu_profile(request, client, "image/svg+xml", encode::flame_graph)
             }
-            "/threads" => |request, _| all_threads(request),
+            "/threads" => all_threads,
             "/symbol" => |request, _| symbols(request),
             #[cfg(feature = "heap")]
             "/heap" => |request, _| memory(request),
+            #[cfg(not(feature = "heap"))]
+            "/heap" => {
+                let reason = "Unknown profile: heap needs a build with the cargo feature heap";
+                return Answer::Ready(error(404, reason));
+            }
             _ => return Answer::Ready(unknown()),
         };
         if request.is_head() {
@@ -162,7 +167,9 @@ const FOREIGN: &str = "profiles are served to requests for an IP address, localh
 
 /// The name or address in `host:port`, without the brackets of an IPv6 address.
 fn name_of(host: &str) -> &str {
-    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+        && (port.is_empty() || port.starts_with(':'))
+    {
         return address;
     }
     match host.rsplit_once(':') {
@@ -244,17 +251,17 @@ fn cpu_profile(
     }
 }
 
-fn all_threads(request: &Request<'_>) -> ResponseBox {
+fn all_threads(request: &Request<'_>, client: &Client<'_>) -> ResponseBox {
     let form = match request.parameter::<u32>("debug") {
         Ok(Some(0)) => Form::Profile,
         Ok(Some(1)) => Form::Grouped,
         Ok(_) => Form::Each,
         Err(bad) => return mark(bad),
     };
-    match threads::show(form) {
+    match threads::show(form, || !client.has_left()) {
         Ok(body) if form == Form::Profile => attachment(body, "attachment; filename=\"threads\""),
         Ok(body) => response(200, "text/plain; charset=utf-8", body),
-        Err(why) => failed("Could not list the threads in /proc/self/task", &why),
+        Err(why) => failed("Could not show the threads of /proc/self/task", &why),
     }
 }
 

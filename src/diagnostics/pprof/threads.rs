@@ -41,8 +41,8 @@ pub(super) fn count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
-/// All threads with their stacks.
-pub(super) fn show(form: Form) -> io::Result<Vec<u8>> {
+/// All threads with their stacks, these as long as `is_wanted`.
+pub(super) fn show(form: Form, is_wanted: impl Fn() -> bool) -> io::Result<Vec<u8>> {
     let taken = SystemTime::now();
     let mut ids: Vec<i32> = fs::read_dir("/proc/self/task")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -53,18 +53,17 @@ pub(super) fn show(form: Form) -> io::Result<Vec<u8>> {
     // Before they are interrupted, or all would be seen answering. Some may have ended meanwhile.
     let mut threads: Vec<Thread> = ids.iter().filter_map(|id| Thread::read(*id)).collect();
     ids.retain(|id| threads.iter().any(|thread| thread.id == *id));
-    let mut known = modules();
-    capture::ask(&ids, |capture| {
+    capture::ask(&ids, is_wanted, |capture| {
         let mut stack = Vec::new();
-        known.unwind(capture, &mut stack);
+        // Not for longer: a profile that is being taken needs them too.
+        modules().unwind(capture, &mut stack);
         let thread = threads
             .iter_mut()
             .find(|thread| thread.id == capture.thread);
         if let Some(thread) = thread {
             thread.stack = Some(stack);
         }
-    });
-    drop(known);
+    })?;
     match form {
         Form::Profile => profile(&threads, taken),
         Form::Grouped => Ok(grouped(&threads, total).into_bytes()),
@@ -77,7 +76,9 @@ impl Thread {
         let file = |name: &str| fs::read_to_string(format!("/proc/self/task/{id}/{name}"));
         // proc_pid_stat(5): the name is in parentheses and may hold some itself; the fields behind it
         // count from 3.
-        let stat = file("stat").ok()?;
+        // A long name is cut, be it within a letter.
+        let stat = fs::read(format!("/proc/self/task/{id}/stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
         let (head, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
