@@ -143,6 +143,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
+    metrics::register_service_status(&registry, statuses.clone())
+        .map_err(system("register metrics"))?;
     let mut renewals = renewals(settings, &statuses, &registry)?;
     if !renewals.is_empty() && !settings.debug {
         // No core dump and no debugger gets at the keys. It fails on no Linux.
@@ -272,9 +274,12 @@ fn start(
     options.identity = identity;
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
+    let multiplexer = Arc::new(multiplexer);
+    let looked_at = Arc::downgrade(&multiplexer);
+    let reporter = reporter.checked_by(move || looked_at.upgrade()?.problem());
     Ok(Service {
         name: name.clone(),
-        multiplexer: Arc::new(multiplexer),
+        multiplexer,
         artifacts: None,
         renewal_interval: settings.renewal_interval,
         own_program,

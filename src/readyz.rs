@@ -26,7 +26,7 @@ pub enum Status {
 }
 
 /// One service as `/readyz/{service}` shows it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Service {
     /// The last reported status.
@@ -38,8 +38,11 @@ pub struct Service {
     #[serde(serialize_with = "rfc3339")]
     pub updated_at: Option<SystemTime>,
     #[serde(skip)]
-    needs: Option<Validity>,
+    checks: Checks,
 }
+
+/// What else has to hold for a service to be ready; each says why it does not.
+type Checks = Vec<Arc<dyn Fn() -> Option<String> + Send + Sync>>;
 
 /// Until when something holds that services need, such as a credential. Clones share it.
 ///
@@ -95,16 +98,25 @@ impl Validity {
 }
 
 impl Service {
-    /// As it is at `now`.
-    fn at(&self, now: SystemTime) -> Self {
-        let mut service = self.clone();
-        if service.status == Status::Healthy
-            && let Some(problem) = self.needs.as_ref().and_then(|needs| needs.problem(now))
+    /// As it is now: one that has reported well may be kept from being ready meanwhile.
+    fn checked(mut self) -> Self {
+        if self.status == Status::Healthy
+            && let Some(problem) = self.checks.iter().find_map(|check| check())
         {
-            service.status = Status::Unhealthy;
-            service.reason = problem;
+            self.status = Status::Unhealthy;
+            self.reason = problem;
         }
-        service
+        self
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("status", &self.status)
+            .field("reason", &self.reason)
+            .field("updated_at", &self.updated_at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,11 +137,11 @@ pub struct Registry {
 }
 
 /// The reporting end of one service. Clones report for the same service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reporter {
     shared: Arc<Shared>,
     name: Arc<str>,
-    needs: Option<Validity>,
+    checks: Checks,
 }
 
 #[derive(Debug, Default)]
@@ -151,18 +163,17 @@ impl Registry {
         Reporter {
             shared: self.shared.clone(),
             name,
-            needs: None,
+            checks: Vec::new(),
         }
     }
 
     /// All services now.
     pub fn overall(&self) -> Overall {
-        let now = SystemTime::now();
-        let services: BTreeMap<String, Service> = self
-            .shared
-            .lock()
-            .iter()
-            .map(|(name, service)| (name.to_string(), service.at(now)))
+        let reported = self.shared.lock().clone();
+        let services: BTreeMap<String, Service> = reported
+            .into_iter()
+            // Without the lock: who reports does not wait for a check.
+            .map(|(name, service)| (name.to_string(), service.checked()))
             .collect();
         let healthy = services
             .values()
@@ -179,7 +190,8 @@ impl Registry {
 
     /// One service now, `None` if no service has that name.
     pub fn service(&self, name: &str) -> Option<Service> {
-        Some(self.shared.lock().get(name)?.at(SystemTime::now()))
+        let service = self.shared.lock().get(name).cloned();
+        service.map(Service::checked)
     }
 
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
@@ -202,17 +214,35 @@ impl Registry {
     }
 }
 
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reporter").field(&self.name).finish()
+    }
+}
+
 impl Reporter {
     /// The service's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// From its next report on, the service is ready only where `check` gives no reason against it.
+    ///
+    /// It runs whenever the status is read, on the reader's thread: it must be quick and wait for
+    /// nobody.
+    #[must_use = "this reporter is the one that knows"]
+    pub fn checked_by(
+        mut self,
+        check: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.checks.push(Arc::new(check));
+        self
+    }
+
     /// From its next report on, the service is not ready where this does not hold.
     #[must_use = "this reporter is the one that knows"]
-    pub fn needing(mut self, validity: Validity) -> Self {
-        self.needs = Some(validity);
-        self
+    pub fn needing(self, validity: Validity) -> Self {
+        self.checked_by(move || validity.problem(SystemTime::now()))
     }
 
     /// The service is ready.
@@ -230,7 +260,7 @@ impl Reporter {
             status,
             reason,
             updated_at: Some(SystemTime::now()),
-            needs: self.needs.clone(),
+            checks: self.checks.clone(),
         };
         self.shared.lock().insert(self.name.clone(), report);
         self.shared.reported.notify_all();
