@@ -338,6 +338,17 @@ fn a_stack_that_is_too_deep_keeps_its_end_and_one_in_the_vdso_its_start() {
     let top = go(&directory, &["-top", &busy.url("profile?seconds=1")]);
     assert_eq!(hottest(&top).0, "busy::burn", "{top}");
     assert!(top.contains("busy::burn_below"), "{top}");
+    let threads = fetch(busy.address, "/debug/pprof/threads");
+    let cut = threads
+        .text()
+        .split("\n\n")
+        .filter(|block| block.contains("cut off"));
+    let cut: Vec<&str> = cut.collect();
+    assert!(
+        cut.len() == 1 && cut[0].contains("\"burner\""),
+        "{}",
+        threads.text()
+    );
     busy.end();
     let busy = Busy::start("clock");
     let top = go(
