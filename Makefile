@@ -11,7 +11,9 @@ STATIC_LIMIT = 4000000
 # the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
 # prefix that fits counts), so that the same sources give the same bytes anywhere, also where those of the
 # standard library are installed.
-STATIC_FLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes \
+STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error the static program \
+	cannot be built where a path has a space in it: $(CURDIR), $(OUT))) \
+	-C target-feature=+crt-static -C force-frame-pointers=yes \
 	--remap-path-prefix=$(CURDIR)=/tbot-rs \
 	--remap-path-prefix=$(OUT)=/target \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \

@@ -302,6 +302,35 @@ fn a_crowd_is_shown_beside_a_profile() {
     busy.end();
 }
 
+/// One thread has as many samples as are due; two at this frequency have fewer.
+#[test]
+fn a_profile_adds_up_to_the_cpu_time_used() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for work in ["burn", "crowd"] {
+        let busy = Busy::start(work);
+        let used = || {
+            let stat = fs::read(format!("/proc/{}/stat", busy.process.pid())).expect("it runs");
+            let stat = String::from_utf8_lossy(&stat).into_owned();
+            let (_, fields) = stat.rsplit_once(')').expect("a name");
+            let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+            let ticks = ticks.map(|ticks| ticks.parse::<u64>().expect("a number"));
+            ticks.sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
+        };
+        let before = used();
+        let file = directory.path().join("profile");
+        download(&busy, "profile?seconds=3&frequency=250", &file);
+        let used = used() - before;
+        let top = go(&directory, &["-top", "-unit=s", &file.to_string_lossy()]);
+        let (_, total) = top.split_once("Total samples = ").expect("a total");
+        let total: f64 = total
+            .split_once("s ")
+            .and_then(|(seconds, _)| seconds.parse().ok())
+            .unwrap_or_else(|| panic!("{top}"));
+        assert!((total / used - 1.0).abs() < 0.1, "{used} s in {top}");
+        busy.end();
+    }
+}
+
 #[test]
 fn a_stack_that_is_too_deep_keeps_its_end_and_one_in_the_vdso_its_start() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -309,6 +338,17 @@ fn a_stack_that_is_too_deep_keeps_its_end_and_one_in_the_vdso_its_start() {
     let top = go(&directory, &["-top", &busy.url("profile?seconds=1")]);
     assert_eq!(hottest(&top).0, "busy::burn", "{top}");
     assert!(top.contains("busy::burn_below"), "{top}");
+    let threads = fetch(busy.address, "/debug/pprof/threads");
+    let cut = threads
+        .text()
+        .split("\n\n")
+        .filter(|block| block.contains("cut off"));
+    let cut: Vec<&str> = cut.collect();
+    assert!(
+        cut.len() == 1 && cut[0].contains("\"burner\""),
+        "{}",
+        threads.text()
+    );
     busy.end();
     let busy = Busy::start("clock");
     let top = go(

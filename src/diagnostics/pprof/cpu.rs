@@ -5,6 +5,8 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::capture::{Sampling, ThreadName};
 use super::modules::modules;
 
@@ -18,12 +20,23 @@ const MAX_STACKS: usize = 20_000;
 pub(super) struct CpuProfile {
     pub start: SystemTime,
     pub duration: Duration,
-    /// CPU time that each sample stands for.
+    /// CPU time between two samples, as asked for.
     pub period: Duration,
+    /// CPU time that was used: more than the samples have periods, where several threads run and the
+    /// kernel's ticks are too few for all that are due.
+    pub used: Duration,
     /// How often each thread was met with each stack (leaf first).
     pub stacks: HashMap<(ThreadName, Box<[u64]>), u64>,
     /// Samples without a place in `stacks`.
     pub lost: u64,
+}
+
+impl CpuProfile {
+    /// The CPU time that a sample stands for, in nanoseconds.
+    pub fn each(&self) -> f64 {
+        let samples = self.stacks.values().sum::<u64>() + self.lost;
+        self.used.as_nanos() as f64 / samples.max(1) as f64
+    }
 }
 
 /// Why there is no profile.
@@ -48,7 +61,7 @@ pub(super) fn record(
     drop(modules());
     let sampling = Sampling::start(period).map_err(NoProfile::System)?;
     let sampling = sampling.ok_or(NoProfile::Busy)?;
-    let (start, begin) = (SystemTime::now(), Instant::now());
+    let (start, begin, used) = (SystemTime::now(), Instant::now(), cpu_time());
     let mut stacks = HashMap::new();
     let (mut stack, mut lost) = (Vec::new(), 0);
     loop {
@@ -76,7 +89,13 @@ pub(super) fn record(
         start,
         duration: begin.elapsed(),
         period,
+        used: cpu_time().saturating_sub(used),
         lost: lost + sampling.lost(),
         stacks,
     })
+}
+
+/// What this process has used.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }

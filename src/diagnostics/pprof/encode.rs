@@ -174,13 +174,13 @@ pub(super) fn cpu(profile: &CpuProfile) -> io::Result<Vec<u8>> {
     const CPU: Unit = ("cpu", "nanoseconds");
     let modules = modules();
     let mut builder = Builder::new(&modules, &[("samples", "count"), CPU]);
-    let period = profile.period.as_nanos() as i64;
-    builder.taken(profile.start, CPU, period);
+    builder.taken(profile.start, CPU, profile.period.as_nanos() as i64);
+    let each = profile.each();
     builder.profile.duration_nanos = profile.duration.as_nanos() as i64;
     for ((thread, stack), count) in &profile.stacks {
-        let count = *count as i64;
+        let value = vec![*count as i64, (*count as f64 * each) as i64];
         let labels = [("thread", &*name(thread))];
-        builder.sample(stack, vec![count, count * period], &labels);
+        builder.sample(stack, value, &labels);
     }
     if profile.lost > 0 {
         builder.comment(&format!("{} samples were lost", profile.lost));

@@ -70,7 +70,8 @@ impl Modules {
     }
 
     /// The return addresses of a copied stack, leaf first, each within the instruction that called.
-    pub fn unwind(&mut self, capture: &Capture<'_>, stack: &mut Vec<u64>) {
+    /// Returns whether they reach the thread's beginning.
+    pub fn unwind(&mut self, capture: &Capture<'_>, stack: &mut Vec<u64>) -> bool {
         stack.clear();
         let registers = capture.registers;
         #[cfg(target_arch = "x86_64")]
@@ -81,12 +82,15 @@ impl Modules {
         let mut frames = self
             .unwinder
             .iter_frames(registers.pc, start, &mut self.cache, &mut read);
-        // An error is where the stack cannot be followed further; what was found so far holds.
-        while stack.len() < MAX_DEPTH
-            && let Ok(Some(frame)) = frames.next()
-        {
-            stack.push(frame.address_for_lookup());
+        while stack.len() < MAX_DEPTH {
+            match frames.next() {
+                Ok(Some(frame)) => stack.push(frame.address_for_lookup()),
+                Ok(None) => return true,
+                // The stack cannot be followed further; what was found so far holds.
+                Err(_) => return false,
+            }
         }
+        false
     }
 
     /// What an address of [`unwind`](Self::unwind) is called; empty if nothing is known.

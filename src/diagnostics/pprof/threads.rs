@@ -23,6 +23,8 @@ struct Thread {
     system: Duration,
     /// Return addresses, leaf first; `None` if it did not answer.
     stack: Option<Vec<u64>>,
+    /// Whether `stack` ends before the thread's beginning.
+    is_cut: bool,
 }
 
 /// How the answer is to look, by the query parameter `debug`.
@@ -56,12 +58,12 @@ pub(super) fn show(form: Form, is_wanted: impl Fn() -> bool) -> io::Result<Vec<u
     capture::ask(&ids, is_wanted, |capture| {
         let mut stack = Vec::new();
         // Not for longer: a profile that is being taken needs them too.
-        modules().unwind(capture, &mut stack);
+        let is_whole = modules().unwind(capture, &mut stack);
         let thread = threads
             .iter_mut()
             .find(|thread| thread.id == capture.thread);
         if let Some(thread) = thread {
-            thread.stack = Some(stack);
+            (thread.stack, thread.is_cut) = (Some(stack), !is_whole);
         }
     })?;
     match form {
@@ -97,6 +99,7 @@ impl Thread {
             user: time(ticks(14)?),
             system: time(ticks(15)?),
             stack: None,
+            is_cut: false,
         })
     }
 }
@@ -201,6 +204,9 @@ fn each(threads: &[Thread], total: usize) -> String {
         let (user, system) = (thread.user.as_secs_f64(), thread.system.as_secs_f64());
         let _ = writeln!(text, "] CPU {user:.2} s user, {system:.2} s system");
         show_stack(&mut text, thread.stack.as_deref(), "    ");
+        if thread.is_cut {
+            text.push_str("    (its callers are cut off)\n");
+        }
     }
     if threads.len() < total {
         let _ = writeln!(
