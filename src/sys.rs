@@ -76,7 +76,7 @@ mod profiling {
     /// no allocation, no panic. Fails where somebody else handles SIGPROF already.
     pub fn catch_sigprof(handler: OnSigprof) -> io::Result<()> {
         let ours = on_sigprof as *const () as libc::sighandler_t;
-        // SAFETY: all zeros is a valid `sigaction`, with an empty mask; the pointers are to live ones;
+        // SAFETY: all zeros is a valid `sigaction`, with an empty mask, and a valid set; the pointers are to live ones;
         // the handler has the signature that SA_SIGINFO asks for and does what signal-safety(7) allows.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -96,6 +96,11 @@ mod profiling {
             if libc::sigaction(libc::SIGPROF, &raw const action, null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
+            // Whoever started this process may have left it blocked; threads inherit from this one.
+            let mut signals: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut signals);
+            libc::sigaddset(&raw mut signals, libc::SIGPROF);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, null_mut());
         }
         Ok(())
     }
@@ -114,15 +119,17 @@ mod profiling {
                 _ => Sender::Stranger,
             };
             if let Some(handler) = ON_SIGPROF.get() {
-                handler(sender, registers(&*context.cast()));
+                // Only this part of the context: the kernel writes no whole `ucontext_t`.
+                let context = context.cast::<libc::ucontext_t>();
+                handler(sender, registers(&(*context).uc_mcontext));
             }
             *libc::__errno_location() = errno;
         }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn registers(context: &libc::ucontext_t) -> Registers {
-        let registers = &context.uc_mcontext.gregs;
+    fn registers(machine: &libc::mcontext_t) -> Registers {
+        let registers = &machine.gregs;
         Registers {
             pc: registers[libc::REG_RIP as usize] as u64,
             sp: registers[libc::REG_RSP as usize] as u64,
@@ -132,8 +139,7 @@ mod profiling {
     }
 
     #[cfg(target_arch = "aarch64")]
-    fn registers(context: &libc::ucontext_t) -> Registers {
-        let machine = &context.uc_mcontext;
+    fn registers(machine: &libc::mcontext_t) -> Registers {
         Registers {
             pc: machine.pc,
             sp: machine.sp,

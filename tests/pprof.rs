@@ -235,8 +235,10 @@ fn strangers_pages_get_nothing() {
         status("http://evil.example/debug/pprof/", "localhost", ""),
         403
     );
-    let cross = "Sec-Fetch-Site: cross-site\r\n";
-    assert_eq!(status("/debug/pprof/profile", "localhost", cross), 403);
+    for site in ["cross-site", "same-site"] {
+        let header = format!("Sec-Fetch-Site: {site}\r\n");
+        assert_eq!(status("/debug/pprof/profile", "localhost", &header), 403);
+    }
     assert_eq!(
         status("/debug/pprof/", "localhost", "Sec-Fetch-Site: none\r\n"),
         200
@@ -271,6 +273,20 @@ fn no_sigprof_kills() {
         assert_eq!(fetch(tbot.address(), "/livez").status, 200);
         assert!(!tbot.stderr.so_far().contains("panicked"));
     }
+}
+
+#[test]
+fn it_works_where_the_signal_was_blocked_by_who_started_it() {
+    let tbot = common::tbot::Start::multiplexer()
+        .through(&["env", "--block-signal=PROF"])
+        .args(["-d"])
+        .start();
+    let threads = fetch(tbot.address(), "/debug/pprof/threads");
+    assert!(
+        threads.text().contains("tbot::bot::run"),
+        "{}",
+        threads.text()
+    );
 }
 
 #[test]

@@ -149,7 +149,11 @@ impl Profiling {
     /// False for what a browser sends for a page from elsewhere: by a name that a stranger has pointed
     /// here (DNS rebinding), or as a part of their page.
     fn is_own(&self, request: &Request<'_>) -> bool {
-        if request.header("sec-fetch-site") == Some("cross-site") {
+        // No tool sends it; of a browser, what the user typed and what is our own page's.
+        if !matches!(
+            request.header("sec-fetch-site"),
+            None | Some("none" | "same-origin")
+        ) {
             return false;
         }
         let Some(host) = request.host() else {
