@@ -53,14 +53,13 @@ const KEYS: [(&str, &str); 14] = [
 ];
 
 /// Service types of the original, all of which get what they serve from a cluster.
-const SERVICES: [&str; 21] = [
+const SERVICES: [&str; 20] = [
     "application",
     "application-proxy",
     "application-tunnel",
     "client-credential",
     "database",
     "database-tunnel",
-    "identity",
     "kubernetes",
     "kubernetes/argo-cd",
     "kubernetes/v2",
@@ -99,7 +98,7 @@ pub(crate) fn service(kind: &str) -> Option<String> {
     SERVICES.contains(&kind).then(|| {
         format!(
             "{} needs a Teleport cluster, which tbot-rs does without; remove it \
-             (tbot-rs serves: ssh-multiplexer)",
+             (tbot-rs serves: identity, ssh-multiplexer)",
             quoted(kind)
         )
     })

@@ -107,6 +107,8 @@ fn settings(
              tbot start ssh-multiplexer --destination DIR",
         ));
     }
+    let onboarding = onboarding.flatten();
+    let (services, outputs) = service::services(&services, renewal, onboarding.is_some())?;
     Ok(Settings {
         debug: debug.unwrap_or(false),
         log_format: log_format.unwrap_or_default(),
@@ -116,7 +118,8 @@ fn settings(
         oneshot: oneshot.unwrap_or(false),
         shutdown_grace: shutdown_grace.unwrap_or(Duration::from_secs(10)),
         pid_file: None,
-        onboarding: onboarding.flatten(),
-        services: service::services(&services, renewal)?,
+        onboarding,
+        services,
+        outputs,
     })
 }

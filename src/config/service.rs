@@ -4,10 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
-use super::settings::{Service, ServiceKind, SshMultiplexer};
+use super::settings::{IdentityOutput, Service, ServiceKind, SshMultiplexer};
 use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
 
 const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
+const IDENTITY: &str = "identity";
+
+/// What can be run.
+const TYPES: [&str; 2] = [IDENTITY, SSH_MULTIPLEXER];
 
 /// The original's own services; a readiness list that holds both would be ambiguous.
 const RESERVED: [&str; 5] = [
@@ -28,6 +32,17 @@ const KEYS: &[&str] = &[
     "connect_timeout",
     "max_connections",
     "allowed_uids",
+    "host_ca",
+    "known_hosts",
+    "credential_ttl",
+    "renewal_interval",
+];
+
+const IDENTITY_KEYS: &[&str] = &[
+    "type",
+    "name",
+    "destination",
+    "cluster_name",
     "host_ca",
     "known_hosts",
     "credential_ttl",
@@ -70,15 +85,24 @@ impl Renewal {
     }
 }
 
-/// The services at `cursors`, in their order.
-pub(super) fn services(cursors: &[Cursor], renewal: Renewal) -> Result<Vec<Service>, Error> {
-    let mut services: Vec<Service> = Vec::new();
-    for (n, cursor) in cursors.iter().enumerate() {
-        expect_ssh_multiplexer(cursor)?;
-        let map = cursor.map("a mapping with a \"type\"", KEYS)?;
-        // All services are of the one type there is.
-        let name = name(&map, &format!("{SSH_MULTIPLEXER}-{}", n + 1))?;
-        if let Some(other) = services.iter().position(|service| service.name == name) {
+/// The services at `cursors` and the outputs, each in their order.
+pub(super) fn services(
+    cursors: &[Cursor],
+    renewal: Renewal,
+    has_identity: bool,
+) -> Result<(Vec<Service>, Vec<IdentityOutput>), Error> {
+    let (mut services, mut outputs) = (Vec::new(), Vec::new());
+    // Of each so far: its name, and the directory it has for itself.
+    let mut taken: Vec<(String, PathBuf)> = Vec::new();
+    for cursor in cursors {
+        let kind = kind(cursor)?;
+        let (keys, count) = match kind {
+            IDENTITY => (IDENTITY_KEYS, outputs.len()),
+            _ => (KEYS, services.len()),
+        };
+        let map = cursor.map("a mapping with a \"type\"", keys)?;
+        let name = name(&map, &format!("{kind}-{}", count + 1))?;
+        if let Some(other) = taken.iter().position(|(taken, _)| *taken == name) {
             let other = cursors[other].short_name();
             let at = map.get("name");
             let advice = match at {
@@ -90,42 +114,73 @@ pub(super) fn services(cursors: &[Cursor], renewal: Renewal) -> Result<Vec<Servi
                 quoted(&name)
             )));
         }
-        let multiplexer = ssh_multiplexer(&map, renewal)?;
-        let place = real_path(&multiplexer.destination);
-        for (other, service) in services.iter().enumerate() {
-            let ServiceKind::SshMultiplexer(before) = &service.kind;
-            if real_path(&before.destination) == place {
-                let at = map.get("destination");
-                return Err(at.as_ref().unwrap_or(cursor).error(format!(
-                    "{} is the destination of {}; each service needs its own",
-                    quoted(&place.display().to_string()),
-                    cursors[other].short_name()
-                )));
+        let destination;
+        if kind == IDENTITY {
+            if !has_identity {
+                return Err(cursor.error(
+                    "needs to know where keys and certificates come from: write \"onboarding\" with a \
+                     join_method",
+                ));
             }
+            let output = identity(&map, name.clone(), renewal)?;
+            destination = real_path(&output.destination);
+            outputs.push(output);
+        } else {
+            let multiplexer = ssh_multiplexer(&map, renewal)?;
+            destination = real_path(&multiplexer.destination);
+            services.push(Service {
+                name: name.clone(),
+                kind: ServiceKind::SshMultiplexer(multiplexer),
+            });
         }
-        services.push(Service {
-            name,
-            kind: ServiceKind::SshMultiplexer(multiplexer),
-        });
+        if let Some(other) = taken.iter().position(|(_, taken)| *taken == destination) {
+            let at = map.get("destination");
+            return Err(at.as_ref().unwrap_or(cursor).error(format!(
+                "{} is the destination of {}; each service needs its own",
+                quoted(&destination.display().to_string()),
+                cursors[other].short_name()
+            )));
+        }
+        taken.push((name, destination));
     }
-    Ok(services)
+    Ok((services, outputs))
 }
 
 /// Looks at the type before any other key: another type has other keys.
-fn expect_ssh_multiplexer(cursor: &Cursor) -> Result<(), Error> {
+fn kind(cursor: &Cursor) -> Result<&'static str, Error> {
     let map = cursor.map_of_any_keys("a mapping with a \"type\"")?;
     let at = map.required("type", "type: ssh-multiplexer")?;
     let kind = at.text()?;
-    if kind == SSH_MULTIPLEXER {
-        return Ok(());
+    if let Some(known) = TYPES.into_iter().find(|known| *known == kind) {
+        return Ok(known);
     }
     Err(at.error(foreign::service(kind).unwrap_or_else(|| {
         format!(
-            "unknown service type {}{} (allowed: {SSH_MULTIPLEXER})",
+            "unknown service type {}{} (allowed: {})",
             quoted(kind),
-            did_you_mean(kind, [SSH_MULTIPLEXER]).unwrap_or_default()
+            did_you_mean(kind, TYPES).unwrap_or_default(),
+            TYPES.join(", ")
         )
     })))
+}
+
+fn identity(map: &Map, name: String, renewal: Renewal) -> Result<IdentityOutput, Error> {
+    let destination = map.required(
+        "destination",
+        "destination: { type: directory, path: /etc/tbot-id }",
+    )?;
+    let renewal = renewal.read(map)?;
+    Ok(IdentityOutput {
+        name,
+        destination: destination::destination(&destination)?,
+        cluster_name: map.optional("cluster_name", address::cluster_name)?,
+        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
+        known_hosts: map
+            .optional("known_hosts", known_hosts)?
+            .unwrap_or_default(),
+        credential_ttl: renewal.ttl,
+        renewal_interval: renewal.interval,
+    })
 }
 
 fn name(map: &Map, default: &str) -> Result<String, Error> {

@@ -69,6 +69,12 @@ impl Key {
         }
     }
 
+    /// It in OpenSSH's format, not encrypted.
+    pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
+        let text = self.0.to_openssh(ssh_key::LineEnding::LF);
+        text.map_err(|error| format!("cannot write a key: {error}"))
+    }
+
     /// Its public half.
     pub fn public(&self) -> &PublicKey {
         self.0.public_key()

@@ -4,6 +4,8 @@ pub mod agent;
 mod command;
 mod credential;
 mod key;
+#[cfg(feature = "cli")]
+mod output;
 mod protocol;
 mod source;
 
@@ -11,6 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use credential::{Credential, Listed};
 pub use key::Key;
+#[cfg(feature = "cli")]
+pub use output::Output;
 pub use source::{Command, KeyFile, Source, SshCa};
 
 /// The credential that is used now. Clones share it; whoever has taken one keeps it until done.

@@ -71,9 +71,15 @@ pub struct KeyFile {
 impl Source {
     /// A credential, one that lives for `ttl` where that is ours to say. The error is a sentence.
     pub fn obtain(&self, ttl: Duration) -> Result<Credential, String> {
+        self.obtain_for(None, ttl)
+    }
+
+    /// The same for a key that is there, where the key is ours to choose.
+    pub fn obtain_for(&self, key: Option<Key>, ttl: Duration) -> Result<Credential, String> {
+        let key = || key.map_or_else(Key::generate, Ok);
         match self {
-            Self::SshCa(ca) => ca.obtain(ttl),
-            Self::Command(command) => command.obtain(),
+            Self::SshCa(ca) => ca.obtain(key()?, ttl),
+            Self::Command(command) => command.obtain(key()?),
             Self::KeyFile(file) => file.obtain(),
         }
     }
@@ -90,9 +96,8 @@ impl Source {
 }
 
 impl SshCa {
-    fn obtain(&self, ttl: Duration) -> Result<Credential, String> {
+    fn obtain(&self, key: Key, ttl: Duration) -> Result<Credential, String> {
         let authority = Key::read(&self.key, self.passphrase.as_deref())?;
-        let key = Key::generate()?;
         let certificate = self
             .certify(&authority, key.public(), ttl)
             .map_err(|error| {
@@ -138,8 +143,7 @@ impl SshCa {
 }
 
 impl Command {
-    fn obtain(&self) -> Result<Credential, String> {
-        let key = Key::generate()?;
+    fn obtain(&self, key: Key) -> Result<Credential, String> {
         let public = key
             .public()
             .to_openssh()

@@ -1,6 +1,7 @@
 //! The files clients read: `ssh_config` and `known_hosts`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// What goes into the files of one multiplexer.
 #[derive(Clone, Debug)]
@@ -26,9 +27,10 @@ impl Artifacts {
     /// accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
     /// value here would beat those behind an `Include`.
     pub fn ssh_config(&self) -> String {
-        let (pattern, target) = match &self.cluster {
-            Some(cluster) => (format!("*.{cluster}"), format!("%h:%p|{cluster}")),
-            None => ("*".to_owned(), "%h:%p".to_owned()),
+        let pattern = self.pattern();
+        let target = match &self.cluster {
+            Some(cluster) => format!("%h:%p|{cluster}"),
+            None => "%h:%p".to_owned(),
         };
         let socket = self.destination.join("v1.sock");
         let mut command: Vec<String> = self
@@ -45,20 +47,50 @@ impl Artifacts {
             "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
             command = command.join(" "),
         );
+        self.add_known_hosts(&mut text);
+        if self.agent {
+            let socket = self.quoted(Path::new("agent.sock"));
+            let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
+        }
+        text.push_str("# End: written by tbot\n");
+        text
+    }
+
+    /// The same for clients that use a key file, and its certificate if there is one, and reach hosts by
+    /// themselves.
+    pub fn ssh_config_of_files(&self, key: &Path, certificate: Option<&Path>) -> String {
+        let pattern = self.pattern();
+        let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
+        let _ = write!(
+            text,
+            "Host {pattern}\n    IdentityFile {}\n",
+            self.quoted(key)
+        );
+        if let Some(certificate) = certificate {
+            let _ = writeln!(text, "    CertificateFile {}", self.quoted(certificate));
+        }
+        text.push_str("    IdentitiesOnly yes\n    IdentityAgent none\n");
+        self.add_known_hosts(&mut text);
+        text.push_str("# End: written by tbot\n");
+        text
+    }
+
+    fn pattern(&self) -> String {
+        match &self.cluster {
+            Some(cluster) => format!("*.{cluster}"),
+            None => "*".to_owned(),
+        }
+    }
+
+    fn add_known_hosts(&self, text: &mut String) {
         if self.knows_hosts() {
             // Who is not in it is a stranger: nothing is to be asked, and nothing written.
-            let file = self.quoted("known_hosts");
+            let file = self.quoted(Path::new("known_hosts"));
             let _ = write!(
                 text,
                 "    UserKnownHostsFile {file}\n    StrictHostKeyChecking yes\n"
             );
         }
-        if self.agent {
-            let socket = self.quoted("agent.sock");
-            let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
-        }
-        text.push_str("# End: written by tbot\n");
-        text
     }
 
     /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). Without an authority or a
@@ -86,7 +118,7 @@ impl Artifacts {
     }
 
     /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
-    fn quoted(&self, name: &str) -> String {
+    fn quoted(&self, name: &Path) -> String {
         let path = self.destination.join(name);
         format!("\"{}\"", path.to_string_lossy().replace('%', "%%"))
     }

@@ -4,10 +4,10 @@
 //! the target is looked up and dialled (`upstream`), and the two sockets go to the `relay`. The
 //! files that tell an ssh client of it are `artifacts` in a `destination`.
 
-mod artifacts;
+pub(crate) mod artifacts;
 mod client;
 mod counts;
-mod destination;
+pub(crate) mod destination;
 mod flow;
 mod inbox;
 mod limits;
