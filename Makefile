@@ -18,7 +18,7 @@ STATIC_FLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes \
 	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
 
 # Each feature alone, and none.
-FEATURES = "" gzip multiplexer pprof cli heap
+FEATURES = "" gzip identity multiplexer pprof cli heap
 
 .PHONY: help build run static reproducible dist test soak lint tools clean
 

@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
-use crate::identity::{Identity, Source};
+use crate::identity::{Changed, Identity, Source, Stop};
 use crate::logging;
 use crate::metrics::{
     self, AllocatorMetrics, DiagnosticsMetrics, IdentityMetrics, LogMetrics, MultiplexerMetrics,
@@ -335,12 +335,16 @@ struct Renewal {
     validity: Validity,
     reporter: readyz::Reporter,
     task: Option<Task>,
-    /// When its files were last changed, as far as was seen.
-    files: Vec<Option<SystemTime>>,
+    stop: Stop,
+    /// Its files at their last change, as far as was seen.
+    files: Vec<Option<Changed>>,
 }
 
 /// The shortest time between two renewals that nobody asked for.
-const SHORTEST: Duration = Duration::from_secs(10);
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The same where five attempts have failed and nothing is left to lose.
+const EXPIRED: Duration = Duration::from_secs(10);
 
 /// The identity of all services, and one more for each that wants another life for its credential.
 fn renewals(
@@ -369,6 +373,7 @@ fn renewals(
             reporter: statuses.register(&*name).needing(validity.clone()),
             validity,
             task: None,
+            stop: Stop::default(),
             files: source.changed(),
             name,
         });
@@ -393,10 +398,11 @@ impl Renewal {
     fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (interval, ttl) = (self.interval, self.ttl);
         let (identity, source) = (self.identity.clone(), self.source.clone());
-        let name = self.name.clone();
+        let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
         let work = move || {
-            let credential = source.obtain(ttl)?;
+            let credential = source.obtain(ttl, &stop)?;
+            let begins = credential.begins();
             let expires = credential.expires();
             let until = expires.map_or("for ever".into(), |expires| {
                 format!("until {}", humantime::format_rfc3339_seconds(expires))
@@ -404,14 +410,17 @@ impl Renewal {
             let print = credential.key().public().fingerprint(Default::default());
             tracing::info!("{name}: {print} is valid {until}");
             identity.replace(credential);
-            validity.set(expires);
+            validity.set(begins, expires);
             Ok(())
         };
-        // Well before it ends, whatever the interval is; often, where it has ended.
+        // Well before it ends, whatever the interval is.
         let pause = move || {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let left = end.end().saturating_sub(now.unwrap_or_default().as_secs());
-            interval.min(Duration::from_secs(left / 3 * 2).max(SHORTEST))
+            let end = Duration::from_secs(end.end());
+            interval.min(match end.saturating_sub(now.unwrap_or_default()) {
+                Duration::ZERO => EXPIRED,
+                left => (left / 3 * 2).max(SHORTEST),
+            })
         };
         let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
@@ -419,15 +428,24 @@ impl Renewal {
         Ok(())
     }
 
-    /// Renews what comes from files that have changed.
+    /// Renews what comes from files that have changed, and what a clock that was set has ended.
     fn look(&mut self) {
-        let now = self.source.changed();
-        if std::mem::replace(&mut self.files, now.clone()) != now
-            && let Some(task) = &self.task
-        {
+        let Some(task) = &self.task else {
+            return;
+        };
+        let files = self.source.changed();
+        if std::mem::replace(&mut self.files, files.clone()) != files {
             tracing::info!("{}: renewing, as its files have changed", self.name);
             task.run_now();
+        } else if self.validity.problem(SystemTime::now()).is_some() {
+            task.run_now();
         }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.stop.ask();
     }
 }
 
