@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
-use crate::identity::{Identity, Source};
+use crate::identity::{Changed, Credential, Identity, Output, Source, Stop};
 use crate::logging;
 use crate::metrics::{
     self, AllocatorMetrics, DiagnosticsMetrics, IdentityMetrics, LogMetrics, MultiplexerMetrics,
@@ -24,7 +24,7 @@ use crate::metrics::{
 use crate::multiplexer::{self, Multiplexer};
 use crate::program;
 use crate::readyz::{self, Validity};
-use crate::task::Task;
+use crate::task::{self, Task};
 
 /// Why a run did not start.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ use crate::task::Task;
 pub enum Error {
     /// A multiplexer did not: the service's name and why.
     Multiplexer(String, multiplexer::Error),
+    /// The directory of an output cannot be used: the service's name and why.
+    Output(String, multiplexer::Error),
     /// The address for diagnostics cannot be used.
     Diagnostics(io::Error),
     /// The system refused something: what was attempted.
@@ -42,6 +44,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Multiplexer(name, error) => write!(f, "ssh-multiplexer {name:?}: {error}"),
+            Self::Output(name, error) => write!(f, "identity {name:?}: {error}"),
             Self::Diagnostics(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {}", plain(error)),
         }
@@ -51,7 +54,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Multiplexer(_, error) => Some(error),
+            Self::Multiplexer(_, error) | Self::Output(_, error) => Some(error),
             Self::Diagnostics(error) => error.source(),
             Self::System(_, error) => Some(&**error),
         }
@@ -127,10 +130,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
     if settings.oneshot {
-        tracing::info!(
-            "the ssh-multiplexer does not run in one-shot mode, and there is nothing else to do"
-        );
-        return Ok(());
+        return write_once(settings);
     }
     let profiling = cfg!(feature = "pprof") && settings.debug && settings.diag_addr.is_some();
     if !profiling {
@@ -182,7 +182,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        let identity = renewal_of(&renewals, service).map(|renewal| renewal.identity.clone());
+        let identity = identity_of(&renewals, service);
         let metrics = &metrics.multiplexer;
         services.push(start(service, identity, reporter, metrics, affordable)?);
     }
@@ -221,6 +221,26 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     drop((renewals, services, diagnostics, pid_file));
     drop(signals);
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// One-shot mode: writes every output, and ends.
+fn write_once(settings: &Settings) -> Result<(), Error> {
+    if !settings.services.is_empty() {
+        tracing::info!("the ssh-multiplexer does not run in one-shot mode");
+    }
+    let Some(source) = &settings.onboarding else {
+        tracing::info!("there is nothing else to do");
+        return Ok(());
+    };
+    for output in &settings.outputs {
+        let name = &output.name;
+        let failed = |error| Error::Output(name.clone(), error);
+        let files = Output::open(output, source.clone()).map_err(failed)?;
+        let credential = task::attempt(name, || files.renew(&Stop::default()));
+        let credential = credential.map_err(system(&format!("renew {name}")))?;
+        tracing::info!("{name}: {}", Obtained::of(&credential).about);
+    }
     Ok(())
 }
 
@@ -333,19 +353,31 @@ impl Service {
 struct Renewal {
     /// `identity`, or the service that has one of its own.
     name: String,
-    identity: Identity,
+    sink: Sink,
     source: Source,
     ttl: Duration,
     interval: Duration,
     validity: Validity,
     reporter: readyz::Reporter,
     task: Option<Task>,
-    /// When its files were last changed, as far as was seen.
-    files: Vec<Option<SystemTime>>,
+    stop: Stop,
+    /// Its files at their last change, as far as was seen.
+    files: Vec<Option<Changed>>,
+}
+
+/// Where a credential goes.
+enum Sink {
+    /// To agents.
+    Agents(Identity),
+    /// Into files.
+    Files(Arc<Output>),
 }
 
 /// The shortest time between two renewals that nobody asked for.
-const SHORTEST: Duration = Duration::from_secs(10);
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The same where five attempts have failed and nothing is left to lose.
+const EXPIRED: Duration = Duration::from_secs(10);
 
 /// The identity of all services, and one more for each that wants another life for its credential.
 fn renewals(
@@ -361,24 +393,37 @@ fn renewals(
         let life = life(service);
         (life != usual).then(|| (format!("identity.{}", service.name), life))
     });
-    let mut renewals = Vec::new();
+    let agents = [("identity".to_owned(), usual)].into_iter().chain(own);
+    let agents = agents.map(|(name, life)| (name, life, Sink::Agents(Identity::new())));
+    let mut all: Vec<_> = agents.collect();
+    for output in &settings.outputs {
+        let sink = Output::open(output, source.clone());
+        let sink = sink.map_err(|error| Error::Output(output.name.clone(), error))?;
+        let life = (output.credential_ttl, output.renewal_interval);
+        all.push((output.name.clone(), life, Sink::Files(Arc::new(sink))));
+    }
+    if settings.services.is_empty() {
+        // Nobody would use an agent.
+        all.retain(|(_, _, sink)| matches!(sink, Sink::Files(_)));
+    }
     let family = IdentityMetrics::register(registry).map_err(system("register metrics"))?;
-    for (name, (ttl, interval)) in [("identity".to_owned(), usual)].into_iter().chain(own) {
+    let renewals = all.into_iter().map(|(name, (ttl, interval), sink)| {
         let validity = Validity::new("certificate");
         family.add(&name, validity.clone());
-        renewals.push(Renewal {
-            identity: Identity::new(),
+        Renewal {
+            sink,
             source: source.clone(),
             ttl,
             interval,
             reporter: statuses.register(&*name).needing(validity.clone()),
             validity,
             task: None,
+            stop: Stop::default(),
             files: source.changed(),
             name,
-        });
-    }
-    Ok(renewals)
+        }
+    });
+    Ok(renewals.collect())
 }
 
 /// How long a service's credential lives, and how often it is renewed.
@@ -393,30 +438,73 @@ fn renewal_of<'a>(renewals: &'a [Renewal], service: &config::Service) -> Option<
     own.or(renewals.first())
 }
 
+/// The identity that a service's agent serves.
+fn identity_of(renewals: &[Renewal], service: &config::Service) -> Option<Identity> {
+    match &renewal_of(renewals, service)?.sink {
+        Sink::Agents(identity) => Some(identity.clone()),
+        Sink::Files(_) => None,
+    }
+}
+
+/// What is known of a new credential.
+struct Obtained {
+    begins: SystemTime,
+    expires: Option<SystemTime>,
+    about: String,
+}
+
+impl Obtained {
+    fn of(credential: &Credential) -> Self {
+        let expires = credential.expires();
+        let until = expires.map_or("for ever".into(), |expires| {
+            format!("until {}", humantime::format_rfc3339_seconds(expires))
+        });
+        let print = credential.key().public().fingerprint(Default::default());
+        Self {
+            begins: credential.begins(),
+            expires,
+            about: format!("{print} is valid {until}"),
+        }
+    }
+}
+
 impl Renewal {
     /// Gets a first credential, and then one after the other. Until then the agent is empty.
     fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (interval, ttl) = (self.interval, self.ttl);
-        let (identity, source) = (self.identity.clone(), self.source.clone());
-        let name = self.name.clone();
+        let source = self.source.clone();
+        let mut obtain: Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send> = match &self.sink
+        {
+            Sink::Agents(identity) => {
+                let identity = identity.clone();
+                Box::new(move |stop| {
+                    let credential = source.obtain(ttl, stop)?;
+                    let obtained = Obtained::of(&credential);
+                    identity.replace(credential);
+                    Ok(obtained)
+                })
+            }
+            Sink::Files(output) => {
+                let output = output.clone();
+                Box::new(move |stop| Ok(Obtained::of(&output.renew(stop)?)))
+            }
+        };
+        let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
         let work = move || {
-            let credential = source.obtain(ttl)?;
-            let expires = credential.expires();
-            let until = expires.map_or("for ever".into(), |expires| {
-                format!("until {}", humantime::format_rfc3339_seconds(expires))
-            });
-            let print = credential.key().public().fingerprint(Default::default());
-            tracing::info!("{name}: {print} is valid {until}");
-            identity.replace(credential);
-            validity.set(expires);
+            let obtained = obtain(&stop)?;
+            tracing::info!("{name}: {}", obtained.about);
+            validity.set(obtained.begins, obtained.expires);
             Ok(())
         };
-        // Well before it ends, whatever the interval is; often, where it has ended.
+        // Well before it ends, whatever the interval is.
         let pause = move || {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let left = end.end().saturating_sub(now.unwrap_or_default().as_secs());
-            interval.min(Duration::from_secs(left / 3 * 2).max(SHORTEST))
+            let end = Duration::from_secs(end.end());
+            interval.min(match end.saturating_sub(now.unwrap_or_default()) {
+                Duration::ZERO => EXPIRED,
+                left => (left / 3 * 2).max(SHORTEST),
+            })
         };
         let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
@@ -424,15 +512,24 @@ impl Renewal {
         Ok(())
     }
 
-    /// Renews what comes from files that have changed.
+    /// Renews what comes from files that have changed, and what a clock that was set has ended.
     fn look(&mut self) {
-        let now = self.source.changed();
-        if std::mem::replace(&mut self.files, now.clone()) != now
-            && let Some(task) = &self.task
-        {
+        let Some(task) = &self.task else {
+            return;
+        };
+        let files = self.source.changed();
+        if std::mem::replace(&mut self.files, files.clone()) != files {
             tracing::info!("{}: renewing, as its files have changed", self.name);
             task.run_now();
+        } else if self.validity.problem(SystemTime::now()).is_some() {
+            task.run_now();
         }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.stop.ask();
     }
 }
 

@@ -51,6 +51,7 @@ type Checks = Vec<Arc<dyn Fn() -> Option<String> + Send + Sync>>;
 #[derive(Clone, Debug)]
 pub struct Validity {
     /// Seconds since 1970.
+    begin: Arc<AtomicU64>,
     end: Arc<AtomicU64>,
     what: Arc<str>,
 }
@@ -59,15 +60,16 @@ impl Validity {
     /// Of `what`, as in "the certificate"; it has ended until [`set`](Self::set) says else.
     pub fn new(what: &str) -> Self {
         Self {
+            begin: Arc::default(),
             end: Arc::default(),
             what: what.into(),
         }
     }
 
-    /// It holds until then; `None`: for ever.
-    pub fn set(&self, end: Option<SystemTime>) {
-        let seconds = |end: SystemTime| end.duration_since(SystemTime::UNIX_EPOCH);
-        let end = end.map_or(u64::MAX, |end| seconds(end).unwrap_or_default().as_secs());
+    /// It holds from `begin` until `end`; `None`: for ever.
+    pub fn set(&self, begin: SystemTime, end: Option<SystemTime>) {
+        let end = end.map_or(u64::MAX, seconds);
+        self.begin.store(seconds(begin), Ordering::Relaxed);
         self.end.store(end, Ordering::Relaxed);
     }
 
@@ -78,23 +80,32 @@ impl Validity {
 
     /// Why it does not hold at `now`.
     pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
-        let end = self.end.load(Ordering::Relaxed);
-        let since = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        if since.as_secs() < end {
-            return None;
+        let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end());
+        let when = |seconds| {
+            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+        };
+        let now = seconds(now);
+        match (begin..end).contains(&now) {
+            true => None,
+            false if end == 0 => Some(format!("there is no {} yet", self.what)),
+            false if now < begin => Some(format!(
+                "the {} is valid from {} on only: this machine's clock was set back",
+                self.what,
+                when(begin)
+            )),
+            false => Some(format!(
+                "the {} has expired at {}, and there is no new one",
+                self.what,
+                when(end)
+            )),
         }
-        if end == 0 {
-            return Some(format!("there is no {} yet", self.what));
-        }
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
-        let end = humantime::format_rfc3339_seconds(end);
-        Some(format!(
-            "the {} has expired at {end}, and there is no new one",
-            self.what
-        ))
     }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 impl Service {

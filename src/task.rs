@@ -123,6 +123,21 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
     }
 }
 
+/// Runs `work` with the same attempts and pauses on this thread; the last one's error is returned.
+pub fn attempt<T>(name: &str, mut work: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let mut attempt = 1;
+    loop {
+        match work() {
+            Err(problem) if attempt < ATTEMPTS => {
+                tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
+                std::thread::sleep(pause(attempt));
+                attempt += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// The pause after a failed attempt: doubled each time, half to one and a half of it, so that many
 /// tbots that failed together do not try again together.
 fn pause(attempt: u32) -> Duration {

@@ -1,11 +1,12 @@
 //! `onboarding`: where the identity's credentials come from.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
 use super::service::words;
-use super::{Error, foreign, quoted};
+use super::{Error, did_you_mean, foreign, quoted};
 use crate::identity::{Command, KeyFile, Source, SshCa};
 
 const EXAMPLE: &str = "join_method: ssh-ca";
@@ -49,8 +50,9 @@ pub(super) fn onboarding(cursor: &Cursor) -> Result<Option<Source>, Error> {
         "none" => map(&[]).map(|_| None),
         other => Err(at.error(foreign::join_method(other).unwrap_or_else(|| {
             format!(
-                "unknown method {} (allowed: {})",
+                "unknown method {}{} (allowed: {})",
                 quoted(other),
+                did_you_mean(other, methods).unwrap_or_default(),
                 methods.join(", ")
             )
         }))),
@@ -59,13 +61,16 @@ pub(super) fn onboarding(cursor: &Cursor) -> Result<Option<Source>, Error> {
 
 fn ssh_ca(map: &Map) -> Result<Source, Error> {
     let principals = map.required("principals", "principals: [deploy]")?;
-    let names = texts(&principals)?;
+    let names = texts(&principals, |at, name| match name {
+        "" => Err(at.error("is empty; name a user as servers know them")),
+        _ => Ok(()),
+    })?;
     if names.is_empty() {
         return Err(principals.error(
             "a certificate without principals would be good for every user; name at least one",
         ));
     }
-    let extensions = map.optional("extensions", texts)?;
+    let extensions = map.optional("extensions", |at| texts(at, extension))?;
     let options = match map.get("critical_options") {
         None => Vec::new(),
         Some(at) => critical_options(&at)?,
@@ -90,7 +95,13 @@ fn critical_options(cursor: &Cursor) -> Result<Vec<(String, String)>, Error> {
     let mut options = Vec::new();
     for name in names {
         if let Some(at) = map.get(name) {
-            options.push((name.to_owned(), at.text()?.to_owned()));
+            let value = at.text()?;
+            if name == "source-address" {
+                source_address(&at, value)?;
+            } else if value.is_empty() {
+                return Err(at.error("is empty; give a command, or leave it out"));
+            }
+            options.push((name.to_owned(), value.to_owned()));
         }
     }
     Ok(options)
@@ -117,12 +128,54 @@ fn key_file(map: &Map) -> Result<Source, Error> {
     }))
 }
 
-fn texts(cursor: &Cursor) -> Result<Vec<String>, Error> {
-    let items = cursor.list("a list of words")?;
-    items
-        .iter()
-        .map(|item| item.text().map(str::to_owned))
-        .collect()
+/// The words of a list, each fit for `check` and there once.
+fn texts(
+    cursor: &Cursor,
+    check: impl Fn(&Cursor, &str) -> Result<(), Error>,
+) -> Result<Vec<String>, Error> {
+    let mut texts = Vec::new();
+    for item in cursor.list("a list of words")? {
+        let text = item.text()?;
+        check(&item, text)?;
+        if texts.iter().any(|other| other == text) {
+            return Err(item.error(format!("{} is in the list already", quoted(text))));
+        }
+        texts.push(text.to_owned());
+    }
+    Ok(texts)
+}
+
+/// OpenSSH's, or one of somebody else's, which has a domain (PROTOCOL.certkeys).
+fn extension(cursor: &Cursor, name: &str) -> Result<(), Error> {
+    if EXTENSIONS.contains(&name) || name == "no-touch-required" || name.contains('@') {
+        return Ok(());
+    }
+    Err(cursor.error(format!(
+        "unknown extension {}{} (allowed: {}, and others as NAME@DOMAIN)",
+        quoted(name),
+        did_you_mean(name, EXTENSIONS).unwrap_or_default(),
+        EXTENSIONS.join(", ")
+    )))
+}
+
+/// Addresses and networks, as servers read them: they refuse a certificate with any other.
+fn source_address(cursor: &Cursor, text: &str) -> Result<(), Error> {
+    for one in text.split(',') {
+        let (address, bits) = one.split_once('/').unwrap_or((one, "0"));
+        let address = address.parse::<IpAddr>();
+        let most = if matches!(address, Ok(IpAddr::V4(_))) {
+            32
+        } else {
+            128
+        };
+        if address.is_err() || !bits.parse::<u8>().is_ok_and(|bits| bits <= most) {
+            return Err(cursor.error(format!(
+                "{} is no list of addresses and networks such as 10.0.0.0/8,192.0.2.7",
+                quoted(text)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// An absolute path; whether it can be read shows at each renewal.

@@ -1,5 +1,6 @@
 //! The services of a configuration: their types, names, and the ssh-multiplexer's keys.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const RESERVED: [&str; 5] = [
     "identity",
     "spiffe-trust-bundle-cache",
 ];
+
+/// Of a file with public keys; a key is at most a kilobyte.
+const MAX_KEYS: u64 = 256 * 1024;
 
 const KEYS: &[&str] = &[
     "type",
@@ -245,14 +249,22 @@ fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
             keys.push(public_key(&item, text, "")?);
             continue;
         }
-        let file = std::fs::read_to_string(text).map_err(|error| {
+        let mut file = String::new();
+        let read = std::fs::File::open(text)
+            .and_then(|from| from.take(MAX_KEYS).read_to_string(&mut file));
+        read.map_err(|error| {
             item.error(format!("{} cannot be read", quoted(text)))
                 .caused_by(error)
         })?;
+        let before = keys.len();
         for line in file.lines().map(str::trim) {
             if !line.is_empty() && !line.starts_with('#') {
                 keys.push(public_key(&item, line, &format!(" in {text}"))?);
             }
+        }
+        if keys.len() == before {
+            // Without a key ssh would go by its own files, which nobody means who names one.
+            return Err(item.error(format!("{} has no public key", quoted(text))));
         }
     }
     Ok(keys)

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown as ShutdownOf, SocketFlags, accept_with, shutdown};
 
 use super::Identity;
-use super::protocol::{MAX_MESSAGE, answer};
+use super::protocol::{Client, MAX_MESSAGE};
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
@@ -26,6 +26,9 @@ const IDLE: Duration = Duration::from_secs(120);
 
 /// For one message, from its first byte, and for its answer to be taken.
 const MESSAGE: Duration = Duration::from_secs(10);
+
+/// The pause between strangers, to tell of one again: a line of log is not for them to make.
+const TELL: Duration = Duration::from_secs(1);
 
 /// RSA needs some of it.
 const STACK: usize = 512 * 1024;
@@ -51,6 +54,8 @@ struct Open {
     stopping: bool,
     next: u64,
     streams: HashMap<u64, Arc<UnixStream>>,
+    /// When a stranger was last told of.
+    told: Option<Instant>,
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
@@ -141,9 +146,12 @@ impl Shared {
         match crate::sys::peer_uid(stream.as_fd()) {
             Ok(uid) if self.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
-                tracing::warn!(
-                    "agent: user {uid} may not connect (allowed_uids lists who else may)"
-                );
+                let told = self.lock().told.replace(Instant::now());
+                if told.is_none_or(|told| told.elapsed() > TELL) {
+                    tracing::warn!(
+                        "agent: user {uid} may not connect (allowed_uids lists who else may)"
+                    );
+                }
                 return;
             }
             Err(_) => return,
@@ -172,7 +180,7 @@ impl Shared {
     }
 
     fn serve(&self, stream: &UnixStream) -> io::Result<()> {
-        let mut message = Vec::new();
+        let (mut client, mut message) = (Client::default(), Vec::new());
         loop {
             let mut length = [0; 4];
             read(stream, &mut length[..1], Instant::now() + IDLE)?;
@@ -186,7 +194,7 @@ impl Shared {
             message.resize(length, 0);
             read(stream, &mut message, deadline)?;
             let credential = self.identity.current();
-            let answer = answer(credential.as_deref(), &message);
+            let answer = client.answer(credential.as_deref(), &message);
             message.shrink_to(4096);
             let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();
             bytes.extend(answer);

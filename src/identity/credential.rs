@@ -54,12 +54,10 @@ impl Credential {
         (end < i64::MAX as u64).then(|| at(end))
     }
 
-    /// Whether it can be used at `now`.
-    pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        match &self.certificate {
-            Some(certificate) => valid(certificate, now),
-            None => true,
-        }
+    /// When it begins.
+    pub fn begins(&self) -> SystemTime {
+        let certificate = self.certificate.as_ref();
+        certificate.map_or(UNIX_EPOCH, |certificate| at(certificate.valid_after()))
     }
 
     /// What an agent lists, the certificate first: a client tries them in this order.

@@ -5,12 +5,12 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use rsa::pkcs1v15;
-use rsa::signature::{SignatureEncoding, Signer};
+use rsa::signature::Signer;
+use rsa::{Pkcs1v15Sign, RsaPrivateKey};
 use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::public::KeyData;
 use ssh_key::rand_core::OsRng;
-use ssh_key::sha2::{Sha256, Sha512};
+use ssh_key::sha2::{Digest, Sha256, Sha512};
 use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature};
 use zeroize::Zeroizing;
 
@@ -20,13 +20,19 @@ use crate::errors::plain;
 const MAX_FILE: u64 = 64 * 1024;
 
 /// A private key in memory, which is zeroed when it is dropped. It is never shown.
-pub struct Key(PrivateKey);
+pub struct Key {
+    /// In one place, as moving it would leave copies behind.
+    private: Box<PrivateKey>,
+    /// What signs, of an RSA key.
+    rsa: Option<RsaPrivateKey>,
+}
 
 impl Key {
     /// A new ed25519 key.
     pub fn generate() -> Result<Self, String> {
         let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
-        key.map(Self)
+        key.map_err(|error| error.to_string())
+            .and_then(Self::new)
             .map_err(|error| format!("cannot make a key: {error}"))
     }
 
@@ -60,31 +66,41 @@ impl Key {
                 key.decrypt(words).map_err(wrong)?
             }
         };
-        match key.key_data() {
-            KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) | KeypairData::Rsa(_) => Ok(Self(key)),
-            _ => Err(format!(
-                "{shown} is a key of the type {}, which cannot sign here (ed25519, ecdsa and rsa can)",
-                key.algorithm()
-            )),
-        }
+        Self::new(key).map_err(|problem| format!("{shown} cannot be used: {problem}"))
+    }
+
+    fn new(private: PrivateKey) -> Result<Self, String> {
+        let private = Box::new(private);
+        crate::sys::lock_memory(&*private);
+        let rsa = match private.key_data() {
+            KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) => None,
+            KeypairData::Rsa(pair) => Some(rsa_key(pair)?),
+            _ => {
+                return Err(format!(
+                    "it is a key of the type {}, which cannot sign here (ed25519, ecdsa and rsa can)",
+                    private.algorithm()
+                ));
+            }
+        };
+        Ok(Self { private, rsa })
     }
 
     /// It in OpenSSH's format, not encrypted.
     pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
-        let text = self.0.to_openssh(ssh_key::LineEnding::LF);
+        let text = self.private.to_openssh(ssh_key::LineEnding::LF);
         text.map_err(|error| format!("cannot write a key: {error}"))
     }
 
     /// Its public half.
     pub fn public(&self) -> &PublicKey {
-        self.0.public_key()
+        self.private.public_key()
     }
 
     /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
     pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
-        let signed = match self.0.key_data() {
-            KeypairData::Rsa(pair) => sign_rsa(pair, data, hash.unwrap_or(HashAlg::Sha512)),
-            pair => pair.try_sign(data).map_err(|error| error.to_string()),
+        let signed = match &self.rsa {
+            Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
+            None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
         };
         signed.map_err(|error| format!("cannot sign: {error}"))
     }
@@ -114,7 +130,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// `ssh-key` 0.6.7 makes the key from one prime twice, and then nothing can be signed.
-fn sign_rsa(pair: &RsaKeypair, data: &[u8], hash: HashAlg) -> Result<Signature, String> {
+fn rsa_key(pair: &RsaKeypair) -> Result<RsaPrivateKey, String> {
     let number =
         |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).map_err(|error| error.to_string());
     let primes = vec![number(&pair.private.p)?, number(&pair.private.q)?];
@@ -123,14 +139,25 @@ fn sign_rsa(pair: &RsaKeypair, data: &[u8], hash: HashAlg) -> Result<Signature, 
         number(&pair.public.e)?,
         number(&pair.private.d)?,
     );
-    let key = rsa::RsaPrivateKey::from_components(n, e, d, primes);
-    let key = key.map_err(|error| error.to_string())?;
+    RsaPrivateKey::from_components(n, e, d, primes).map_err(|error| error.to_string())
+}
+
+/// Blinded, so that the time it takes tells nothing of the key.
+fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature, String> {
     let signature = match hash {
-        HashAlg::Sha256 => pkcs1v15::SigningKey::<Sha256>::new(key).try_sign(data),
-        _ => pkcs1v15::SigningKey::<Sha512>::new(key).try_sign(data),
+        HashAlg::Sha256 => key.sign_with_rng(
+            &mut OsRng,
+            Pkcs1v15Sign::new::<Sha256>(),
+            &Sha256::digest(data),
+        ),
+        _ => key.sign_with_rng(
+            &mut OsRng,
+            Pkcs1v15Sign::new::<Sha512>(),
+            &Sha512::digest(data),
+        ),
     };
     let signature = signature.map_err(|error| error.to_string())?;
-    Signature::new(Algorithm::Rsa { hash: Some(hash) }, signature.to_vec())
+    Signature::new(Algorithm::Rsa { hash: Some(hash) }, signature)
         .map_err(|error| error.to_string())
 }
 

@@ -9,13 +9,14 @@ mod output;
 mod protocol;
 mod source;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use credential::{Credential, Listed};
 pub use key::Key;
 #[cfg(feature = "cli")]
 pub use output::Output;
-pub use source::{Command, KeyFile, Source, SshCa};
+pub use source::{Changed, Command, KeyFile, Source, SshCa};
 
 /// The credential that is used now. Clones share it; whoever has taken one keeps it until done.
 #[derive(Clone, Debug, Default)]
@@ -41,5 +42,21 @@ impl Identity {
     pub fn replace(&self, credential: Credential) {
         let credential = Some(Arc::new(credential));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = credential;
+    }
+}
+
+/// Asks whoever obtains a credential to give up. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Ends what runs and whatever begins after it.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Credential, Key, Source};
+use super::{Credential, Key, Source, Stop};
 use crate::config::IdentityOutput;
 use crate::errors::plain;
 use crate::multiplexer::artifacts::Artifacts;
@@ -50,12 +50,12 @@ impl Output {
     }
 
     /// Gets a credential and writes it. The error is a sentence.
-    pub fn renew(&self) -> Result<Credential, String> {
+    pub fn renew(&self, stop: &Stop) -> Result<Credential, String> {
         let path = self.destination.path().join(KEY);
         // One that cannot be used is replaced.
         let held = path.exists().then(|| Key::read(&path, None).ok()).flatten();
         let public = held.as_ref().map(|key| key.public().key_data().clone());
-        let credential = self.source.obtain_for(held, self.ttl)?;
+        let credential = self.source.obtain_for(held, self.ttl, stop)?;
         let key = credential.key();
         if public.as_ref() != Some(key.public().key_data()) {
             self.remove(CERTIFICATE)?;

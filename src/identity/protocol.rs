@@ -5,11 +5,11 @@
 //! |---|---|
 //! | 11 list | 12: number, then for each its blob and comment |
 //! | 13 sign: blob, data, flags | 14: signature |
-//! | 27 extension `session-bind@openssh.com`: host key, session, its signature, forwarded | 6 if the signature is right |
-//! | 27 any other extension | 28 |
+//! | 27 extension `session-bind@openssh.com`: host key, session, its signature, forwarded | 6 if it is right |
 //! | anything else, or nonsense | 5 |
 
 use rsa::signature::Verifier;
+use ssh_key::sha2::{Digest, Sha256};
 use ssh_key::{PublicKey, Signature};
 
 use super::Credential;
@@ -21,21 +21,80 @@ const LISTED: u8 = 12;
 const SIGN: u8 = 13;
 const SIGNED: u8 = 14;
 const EXTENSION: u8 = 27;
-const EXTENSION_FAILURE: u8 = 28;
 
 /// The longest message, as OpenSSH has it.
 pub(super) const MAX_MESSAGE: usize = 256 * 1024;
 
-/// The answer to a message, both without their length. Without a credential the agent is empty.
-pub(super) fn answer(credential: Option<&Credential>, message: &[u8]) -> Vec<u8> {
-    let Some((kind, body)) = message.split_first() else {
-        return vec![FAILURE];
-    };
-    match *kind {
-        LIST if body.is_empty() => list(credential),
-        SIGN => sign(credential, body).unwrap_or_else(|| vec![FAILURE]),
-        EXTENSION => vec![extension(body)],
-        _ => vec![FAILURE],
+/// One connection's sessions.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    bound: Vec<Bound>,
+}
+
+/// A session of ssh, and what it was bound to.
+#[derive(Debug)]
+struct Bound {
+    session: [u8; 32],
+    host: [u8; 32],
+    forwarded: bool,
+}
+
+/// Sessions that one connection may bind, as OpenSSH has it.
+const MAX_SESSIONS: usize = 16;
+
+impl Client {
+    /// The answer to a message, both without their length. Without a credential the agent is empty.
+    pub(super) fn answer(&mut self, credential: Option<&Credential>, message: &[u8]) -> Vec<u8> {
+        let Some((kind, body)) = message.split_first() else {
+            return vec![FAILURE];
+        };
+        match *kind {
+            // What follows is not looked at, nor is it by OpenSSH.
+            LIST => list(credential),
+            SIGN => sign(credential, body).unwrap_or_else(|| vec![FAILURE]),
+            EXTENSION => match self.extension(body) {
+                Some(()) => vec![SUCCESS],
+                None => vec![FAILURE],
+            },
+            _ => vec![FAILURE],
+        }
+    }
+
+    fn extension(&mut self, mut body: &[u8]) -> Option<()> {
+        match take(&mut body)? {
+            b"session-bind@openssh.com" => self.bind(body),
+            _ => None,
+        }
+    }
+
+    /// Binds a session that its host has signed. What an agent does with that, to keep some keys from some
+    /// hosts, is for keys that are restricted so, and ours are not.
+    fn bind(&mut self, mut body: &[u8]) -> Option<()> {
+        let (host, session) = (take(&mut body)?, take(&mut body)?);
+        let signature = take(&mut body)?;
+        let &[forwarded] = body else { return None };
+        let key = PublicKey::from_bytes(host).ok()?;
+        let signature = Signature::try_from(signature).ok()?;
+        key.key_data().verify(session, &signature).ok()?;
+        let bound = Bound {
+            session: Sha256::digest(session).into(),
+            host: Sha256::digest(host).into(),
+            forwarded: forwarded != 0,
+        };
+        for before in &self.bound {
+            if !before.forwarded {
+                // It was for a login, and is no way further.
+                return None;
+            }
+            if before.session == bound.session {
+                return (before.host == bound.host).then_some(());
+            }
+        }
+        if self.bound.len() >= MAX_SESSIONS {
+            return None;
+        }
+        self.bound.push(bound);
+        Some(())
     }
 }
 
@@ -64,27 +123,6 @@ fn sign(credential: Option<&Credential>, mut body: &[u8]) -> Option<Vec<u8>> {
             None
         }
     }
-}
-
-fn extension(mut body: &[u8]) -> u8 {
-    match take(&mut body) {
-        Some(b"session-bind@openssh.com") => match session_is_bound(body) {
-            Some(true) => SUCCESS,
-            _ => FAILURE,
-        },
-        Some(_) => EXTENSION_FAILURE,
-        None => FAILURE,
-    }
-}
-
-/// Whether the host has signed the session, as it has to. What an agent does with it, to keep some keys
-/// from some hosts, is for keys that are restricted so, and ours are not.
-fn session_is_bound(mut body: &[u8]) -> Option<bool> {
-    let (host, session) = (take(&mut body)?, take(&mut body)?);
-    let (signature, rest) = (take(&mut body)?, body);
-    let host = PublicKey::from_bytes(host).ok()?;
-    let signature = Signature::try_from(signature).ok()?;
-    Some(rest.len() == 1 && host.key_data().verify(session, &signature).is_ok())
 }
 
 /// A string (RFC 4251, 5) from the front of `bytes`.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use ssh_key::rand_core::{OsRng, RngCore};
 use ssh_key::{Certificate, PublicKey};
 
 use super::command;
-use super::{Credential, Key};
+use super::{Credential, Key, Stop};
 use crate::errors::plain;
 
 /// How far back a certificate begins: other machines' clocks are not ours.
@@ -69,31 +70,58 @@ pub struct KeyFile {
 }
 
 impl Source {
-    /// A credential, one that lives for `ttl` where that is ours to say. The error is a sentence.
-    pub fn obtain(&self, ttl: Duration) -> Result<Credential, String> {
-        self.obtain_for(None, ttl)
+    /// A credential, one that lives for `ttl` where that is ours to say. The error is a sentence. `stop` ends a
+    /// program that it waits for.
+    pub fn obtain(&self, ttl: Duration, stop: &Stop) -> Result<Credential, String> {
+        self.obtain_for(None, ttl, stop)
     }
 
     /// The same for a key that is there, where the key is ours to choose.
-    pub fn obtain_for(&self, key: Option<Key>, ttl: Duration) -> Result<Credential, String> {
+    pub fn obtain_for(
+        &self,
+        key: Option<Key>,
+        ttl: Duration,
+        stop: &Stop,
+    ) -> Result<Credential, String> {
         let key = || key.map_or_else(Key::generate, Ok);
-        match self {
+        let credential = match self {
             Self::SshCa(ca) => ca.obtain(key()?, ttl),
-            Self::Command(command) => command.obtain(key()?),
+            Self::Command(command) => command.obtain(key()?, stop),
             Self::KeyFile(file) => file.obtain(),
-        }
+        };
+        crate::sys::clear_stack();
+        credential
     }
 
-    /// When the files that it copies were last changed, to find out whether they were.
-    pub fn changed(&self) -> Vec<Option<SystemTime>> {
-        let Self::KeyFile(file) = self else {
-            return Vec::new();
+    /// What its files were when they were last changed, to find out whether they are again. By the time of the
+    /// change, which permissions count for and which nobody sets.
+    pub fn changed(&self) -> Vec<Option<Changed>> {
+        let paths = match self {
+            Self::SshCa(ca) => vec![Some(ca.key.clone()), ca.passphrase.clone()],
+            Self::Command(_) => Vec::new(),
+            Self::KeyFile(file) => {
+                let certificate = file.certificate.clone().unwrap_or(file.beside());
+                vec![
+                    Some(file.key.clone()),
+                    file.passphrase.clone(),
+                    Some(certificate),
+                ]
+            }
         };
-        let modified = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
-        let certificate = file.certificate.clone().unwrap_or(file.beside());
-        vec![modified(file.key.clone()), modified(certificate)]
+        let changed = |path: PathBuf| {
+            let file = fs::metadata(path).ok()?;
+            Some(Changed(file.ino(), file.ctime(), file.ctime_nsec()))
+        };
+        paths
+            .into_iter()
+            .map(|path| path.and_then(changed))
+            .collect()
     }
 }
+
+/// A file at its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed(u64, i64, i64);
 
 impl SshCa {
     fn obtain(&self, key: Key, ttl: Duration) -> Result<Credential, String> {
@@ -143,12 +171,13 @@ impl SshCa {
 }
 
 impl Command {
-    fn obtain(&self, key: Key) -> Result<Credential, String> {
+    fn obtain(&self, key: Key, stop: &Stop) -> Result<Credential, String> {
         let public = key
             .public()
             .to_openssh()
             .map_err(|error| error.to_string())?;
-        let output = command::run(&self.words, format!("{public}\n").as_bytes(), self.timeout)?;
+        let input = format!("{public}\n");
+        let output = command::run(&self.words, input.as_bytes(), self.timeout, stop)?;
         let certificate = parse(&output).map_err(|error| {
             format!(
                 "{} did not print a certificate: {error}",
