@@ -1,15 +1,18 @@
 //! An SSH identity: a key and a certificate that renew, for clients that never see the key.
 
 pub mod agent;
+mod certificate;
 mod command;
 mod credential;
 mod key;
 mod protocol;
+mod scalar;
 mod source;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use certificate::Certificate;
 pub use credential::{Credential, Listed};
 pub use key::Key;
 pub use source::{Changed, Command, KeyFile, Source, SshCa};

@@ -126,14 +126,15 @@ fn sign(credential: Option<&Credential>, mut body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A string (RFC 4251, 5) from the front of `bytes`.
-fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (string, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *bytes = rest;
     Some(string)
 }
 
-fn put(into: &mut Vec<u8>, string: &[u8]) {
+/// A string to the end of `into`.
+pub(super) fn put(into: &mut Vec<u8>, string: &[u8]) {
     into.extend((string.len() as u32).to_be_bytes());
     into.extend(string);
 }

@@ -56,6 +56,8 @@ fn defaults_hold_where_a_configuration_is_silent() {
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: vec![],
+            host_ca: vec![],
+            known_hosts: vec![],
             credential_ttl: Duration::from_secs(3600),
             renewal_interval: Duration::from_secs(1200),
         }
