@@ -131,8 +131,7 @@ fn what_has_no_effect_is_a_warning() {
     assert_eq!(
         warnings,
         [
-            "my-config.yaml:6: storage: nothing is stored there: this version has no identity \
-             to keep",
+            "my-config.yaml:6: storage: nothing is stored there: keys live in memory alone",
             "my-config.yaml:5: services[0].enable_resumption: has no effect: resuming sessions \
              needs the Teleport proxy",
         ]
@@ -484,7 +483,6 @@ fn a_key_of_the_original_is_told_why_not() {
         ("proxy_server", LATER),
         ("proxy_templates", LATER),
         ("clusters", LATER),
-        ("onboarding", LATER),
         (
             "certificate_ttl",
             "is named \"credential_ttl\" in version v2",
@@ -497,8 +495,9 @@ fn a_key_of_the_original_is_told_why_not() {
         &format!(":5: services[0].proxy_templates_path: {LATER}"),
     );
     refused_lines(
-        "onboarding:\n  token: x",
-        &format!(":5: onboarding: {LATER}"),
+        "onboarding: { join_method: token, token: x }",
+        ":5: onboarding.join_method: \"token\" needs a Teleport cluster, which tbot-rs does without (allowed: \
+         ssh-ca, command, key-file, none)",
     );
     refused_lines(
         "storage: { type: memry }",
