@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cursor::{Cursor, Map};
 use super::settings::{IdentityOutput, Service, ServiceKind, SshMultiplexer};
 use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
+use crate::errors::plain;
 
 const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
 const IDENTITY: &str = "identity";
@@ -253,8 +254,11 @@ fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
         let read = std::fs::File::open(text)
             .and_then(|from| from.take(MAX_KEYS).read_to_string(&mut file));
         read.map_err(|error| {
-            item.error(format!("{} cannot be read", quoted(text)))
-                .caused_by(error)
+            item.error(format!(
+                "{} cannot be read: {}",
+                quoted(text),
+                plain(&error)
+            ))
         })?;
         let before = keys.len();
         for line in file.lines().map(str::trim) {

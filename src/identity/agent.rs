@@ -1,7 +1,8 @@
 //! The SSH agent: clients that connect use the key and never see it.
 //!
 //! A thread accepts, and each connection has one that reads and answers. A connection asks for the
-//! credential anew with each message, so one opened before a renewal signs with the new key after it.
+//! credential anew with each message, so one opened before a renewal signs with the new key after it; and
+//! with the one before, if that is what it was listed.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -194,7 +195,7 @@ impl Shared {
             message.resize(length, 0);
             read(stream, &mut message, deadline)?;
             let credential = self.identity.current();
-            let answer = client.answer(credential.as_deref(), &message);
+            let answer = client.answer(credential, &message);
             message.shrink_to(4096);
             let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();
             bytes.extend(answer);

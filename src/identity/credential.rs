@@ -2,9 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ssh_key::certificate::CertType;
-use ssh_key::{Certificate, HashAlg};
+use ssh_key::HashAlg;
 
+use super::Certificate;
 use super::key::Key;
 
 /// SSH_AGENT_RSA_SHA2_256 (draft-ietf-sshm-ssh-agent, "Signature flags").
@@ -62,11 +62,9 @@ impl Credential {
 
     /// What an agent lists, the certificate first: a client tries them in this order.
     pub fn listed(&self) -> Vec<Listed> {
-        let certificate = self.certificate.as_ref().and_then(|certificate| {
-            Some(Listed {
-                blob: certificate.to_bytes().ok()?,
-                comment: certificate.key_id().to_owned(),
-            })
+        let certificate = self.certificate.as_ref().map(|certificate| Listed {
+            blob: certificate.blob().to_owned(),
+            comment: certificate.key_id().to_owned(),
         });
         let key = self.key.public().to_bytes().ok().map(|blob| Listed {
             blob,
@@ -93,10 +91,10 @@ impl Credential {
 }
 
 fn check(key: &Key, certificate: &Certificate, now: SystemTime) -> Result<(), String> {
-    if certificate.public_key() != key.public().key_data() {
+    if key.public().to_bytes().ok().as_deref() != Some(certificate.key()) {
         return Err("the certificate is for another key".into());
     }
-    if certificate.cert_type() != CertType::User {
+    if !certificate.is_for_users() {
         return Err("the certificate is one for hosts, not for users".into());
     }
     let (start, end) = (certificate.valid_after(), certificate.valid_before());

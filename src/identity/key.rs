@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rsa::signature::Signer;
 use rsa::{Pkcs1v15Sign, RsaPrivateKey};
 use ssh_key::private::{KeypairData, RsaKeypair};
@@ -14,6 +16,7 @@ use ssh_key::sha2::{Digest, Sha256, Sha512};
 use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature};
 use zeroize::Zeroizing;
 
+use super::scalar;
 use crate::errors::plain;
 
 /// A key file is some kilobytes; what is longer is none.
@@ -41,7 +44,7 @@ impl Key {
     pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
         let text = read_secret(path)?;
         let shown = path.display();
-        let key = PrivateKey::from_openssh(text.as_bytes()).map_err(|error| {
+        let key = parse(&text).map_err(|error| {
             format!(
                 "{shown} is no private key in OpenSSH's format: {error} \
                  (`ssh-keygen -p -f FILE` converts older ones)"
@@ -63,7 +66,7 @@ impl Key {
                         passphrase.display()
                     )
                 };
-                key.decrypt(words).map_err(wrong)?
+                decrypt(&key, words).map_err(wrong)?
             }
         };
         Self::new(key).map_err(|problem| format!("{shown} cannot be used: {problem}"))
@@ -127,6 +130,37 @@ impl std::fmt::Debug for Key {
             .field(&self.public().fingerprint(HashAlg::Sha256))
             .finish()
     }
+}
+
+fn parse(text: &str) -> Result<PrivateKey, ssh_key::Error> {
+    let key = PrivateKey::from_openssh(text);
+    if let Err(ssh_key::Error::Encoding(_)) = key {
+        let lines = text.lines().filter(|line| !line.starts_with('-'));
+        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        base64.extend(lines);
+        let bytes = STANDARD.decode(&*base64).map(Zeroizing::new);
+        if let Some(key) = bytes.ok().and_then(|bytes| scalar::read(&bytes)) {
+            return Ok(key);
+        }
+    }
+    key
+}
+
+fn decrypt(key: &PrivateKey, words: &str) -> Result<PrivateKey, ssh_key::Error> {
+    let decrypted = key.decrypt(words);
+    if let (Err(ssh_key::Error::Encoding(_)), Some(secret)) =
+        (&decrypted, key.key_data().encrypted())
+    {
+        let (cipher_key, iv) = key.kdf().derive_key_and_iv(key.cipher(), words)?;
+        let mut section = Zeroizing::new(secret.to_vec());
+        // Without a tag: of ciphers that have one, OpenSSH uses none unless told to.
+        (key.cipher()).decrypt(&cipher_key, &iv, &mut section, None)?;
+        let public = key.public_key().to_bytes()?;
+        if let Some(key) = scalar::of_sections(&public, &section) {
+            return Ok(key);
+        }
+    }
+    decrypted
 }
 
 /// `ssh-key` 0.6.7 makes the key from one prime twice, and then nothing can be signed.

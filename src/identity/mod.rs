@@ -1,17 +1,20 @@
 //! An SSH identity: a key and a certificate that renew, for clients that never see the key.
 
 pub mod agent;
+mod certificate;
 mod command;
 mod credential;
 mod key;
 #[cfg(feature = "cli")]
 mod output;
 mod protocol;
+mod scalar;
 mod source;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use certificate::Certificate;
 pub use credential::{Credential, Listed};
 pub use key::Key;
 #[cfg(feature = "cli")]

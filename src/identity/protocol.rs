@@ -8,6 +8,9 @@
 //! | 27 extension `session-bind@openssh.com`: host key, session, its signature, forwarded | 6 if it is right |
 //! | anything else, or nonsense | 5 |
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use rsa::signature::Verifier;
 use ssh_key::sha2::{Digest, Sha256};
 use ssh_key::{PublicKey, Signature};
@@ -29,6 +32,8 @@ pub(super) const MAX_MESSAGE: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Client {
     bound: Vec<Bound>,
+    /// What it was last told of, and when: a renewal may come between list and signature.
+    listed: Option<(Arc<Credential>, Instant)>,
 }
 
 /// A session of ssh, and what it was bound to.
@@ -42,16 +47,32 @@ struct Bound {
 /// Sessions that one connection may bind, as OpenSSH has it.
 const MAX_SESSIONS: usize = 16;
 
+/// From a list to the signature by what was in it: sshd's own time for a login.
+const LOGIN: Duration = Duration::from_secs(120);
+
 impl Client {
     /// The answer to a message, both without their length. Without a credential the agent is empty.
-    pub(super) fn answer(&mut self, credential: Option<&Credential>, message: &[u8]) -> Vec<u8> {
+    pub(super) fn answer(
+        &mut self,
+        credential: Option<Arc<Credential>>,
+        message: &[u8],
+    ) -> Vec<u8> {
         let Some((kind, body)) = message.split_first() else {
             return vec![FAILURE];
         };
         match *kind {
-            // What follows is not looked at, nor is it by OpenSSH.
-            LIST => list(credential),
-            SIGN => sign(credential, body).unwrap_or_else(|| vec![FAILURE]),
+            LIST => {
+                let answer = list(credential.as_deref());
+                self.listed = credential.map(|credential| (credential, Instant::now()));
+                answer
+            }
+            SIGN => {
+                self.listed.take_if(|(_, when)| when.elapsed() > LOGIN);
+                let listed = self.listed.as_ref().map(|(listed, _)| listed);
+                let mut credentials = credential.iter().chain(listed);
+                let answer = credentials.find_map(|credential| sign(credential, body));
+                answer.unwrap_or_else(|| vec![FAILURE])
+            }
             EXTENSION => match self.extension(body) {
                 Some(()) => vec![SUCCESS],
                 None => vec![FAILURE],
@@ -72,7 +93,8 @@ impl Client {
     fn bind(&mut self, mut body: &[u8]) -> Option<()> {
         let (host, session) = (take(&mut body)?, take(&mut body)?);
         let signature = take(&mut body)?;
-        let &[forwarded] = body else { return None };
+        // What follows is not looked at, nor is it by OpenSSH.
+        let forwarded = *body.first()?;
         let key = PublicKey::from_bytes(host).ok()?;
         let signature = Signature::try_from(signature).ok()?;
         key.key_data().verify(session, &signature).ok()?;
@@ -109,10 +131,10 @@ fn list(credential: Option<&Credential>) -> Vec<u8> {
     answer
 }
 
-fn sign(credential: Option<&Credential>, mut body: &[u8]) -> Option<Vec<u8>> {
+fn sign(credential: &Credential, mut body: &[u8]) -> Option<Vec<u8>> {
     let (blob, data) = (take(&mut body)?, take(&mut body)?);
-    let flags = u32::from_be_bytes(body.try_into().ok()?);
-    match credential?.sign(blob, data, flags)? {
+    let flags = u32::from_be_bytes(*body.first_chunk()?);
+    match credential.sign(blob, data, flags)? {
         Ok(signature) => {
             let mut answer = vec![SIGNED];
             put(&mut answer, &signature);
@@ -126,14 +148,15 @@ fn sign(credential: Option<&Credential>, mut body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A string (RFC 4251, 5) from the front of `bytes`.
-fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (string, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *bytes = rest;
     Some(string)
 }
 
-fn put(into: &mut Vec<u8>, string: &[u8]) {
+/// A string to the end of `into`.
+pub(super) fn put(into: &mut Vec<u8>, string: &[u8]) {
     into.extend((string.len() as u32).to_be_bytes());
     into.extend(string);
 }

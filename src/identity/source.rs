@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ssh_key::PublicKey;
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::rand_core::{OsRng, RngCore};
-use ssh_key::{Certificate, PublicKey};
 
 use super::command;
-use super::{Credential, Key, Stop};
+use super::{Certificate, Credential, Key, Stop};
 use crate::errors::plain;
 
 /// How far back a certificate begins: other machines' clocks are not ours.
@@ -142,7 +142,18 @@ impl SshCa {
         authority: &Key,
         key: &PublicKey,
         ttl: Duration,
-    ) -> ssh_key::Result<Certificate> {
+    ) -> Result<Certificate, String> {
+        let certificate = self.build(authority, key, ttl);
+        let line = certificate.and_then(|certificate| certificate.to_openssh());
+        Certificate::from_openssh(&line.map_err(|error| error.to_string())?)
+    }
+
+    fn build(
+        &self,
+        authority: &Key,
+        key: &PublicKey,
+        ttl: Duration,
+    ) -> ssh_key::Result<ssh_key::Certificate> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -220,7 +231,7 @@ fn parse(text: &[u8]) -> Result<Certificate, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     match (lines.next(), lines.next()) {
-        (Some(line), None) => Certificate::from_openssh(line).map_err(|error| error.to_string()),
+        (Some(line), None) => Certificate::from_openssh(line),
         (None, _) => Err("it is empty".into()),
         (Some(_), Some(_)) => Err("it has more than one line".into()),
     }

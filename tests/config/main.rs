@@ -3,6 +3,7 @@
 #![cfg(feature = "cli")]
 
 mod files;
+mod onboarding;
 #[path = "../program/mod.rs"]
 mod program;
 mod values;

@@ -494,8 +494,9 @@ fn a_key_of_the_original_is_told_why_not() {
         &format!(":5: services[0].proxy_templates_path: {LATER}"),
     );
     refused_lines(
-        "onboarding:\n  token: x",
-        &format!(":5: onboarding: {LATER}"),
+        "onboarding: { join_method: token, token: x }",
+        ":5: onboarding.join_method: \"token\" needs a Teleport cluster, which tbot-rs does without (allowed: \
+         ssh-ca, command, key-file, none)",
     );
     refused_lines(
         "storage: { type: memry }",
