@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -376,8 +377,19 @@ enum Sink {
 /// The shortest time between two renewals that nobody asked for.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The same where five attempts have failed and nothing is left to lose.
+/// The longest after five attempts that failed, and where nothing is left to lose.
+const FAILED: Duration = Duration::from_secs(60);
 const EXPIRED: Duration = Duration::from_secs(10);
+
+/// Until the next renewal, for a credential that is valid for `left`: well before it ends, whatever the
+/// interval is.
+fn pause(interval: Duration, left: Duration, failed: bool) -> Duration {
+    let most = if failed { FAILED } else { Duration::MAX };
+    interval.min(most).min(match left {
+        Duration::ZERO => EXPIRED,
+        left => (left / 3 * 2).max(SHORTEST),
+    })
+}
 
 /// The identity of all services, and one more for each that wants another life for its credential.
 fn renewals(
@@ -491,20 +503,20 @@ impl Renewal {
         };
         let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
+        let failed = Arc::new(AtomicBool::new(false));
+        let has_failed = failed.clone();
         let work = move || {
+            failed.store(true, Ordering::Relaxed);
             let obtained = obtain(&stop)?;
+            failed.store(false, Ordering::Relaxed);
             tracing::info!("{name}: {}", obtained.about);
             validity.set(obtained.begins, obtained.expires);
             Ok(())
         };
-        // Well before it ends, whatever the interval is.
         let pause = move || {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let end = Duration::from_secs(end.end());
-            interval.min(match end.saturating_sub(now.unwrap_or_default()) {
-                Duration::ZERO => EXPIRED,
-                left => (left / 3 * 2).max(SHORTEST),
-            })
+            let left = Duration::from_secs(end.end()).saturating_sub(now.unwrap_or_default());
+            pause(interval, left, has_failed.load(Ordering::Relaxed))
         };
         let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
@@ -675,5 +687,35 @@ impl Drop for PidFile {
         if ours {
             let _ = std::fs::remove_file(&self.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_renewed_before_it_ends_and_sooner_after_a_failure() {
+        let seconds = Duration::from_secs;
+        for (interval, left, failed, expected) in [
+            (1200, 3600, false, 1200),
+            (1200, 900, false, 600),
+            (1200, 1, false, 1),
+            (1200, 3600, true, 60),
+            (20, 3600, true, 20),
+            (1200, 6, true, 4),
+            (1200, 0, true, 10),
+            (3, 0, true, 3),
+        ] {
+            assert_eq!(
+                pause(seconds(interval), seconds(left), failed),
+                seconds(expected)
+            );
+        }
+        assert_eq!(
+            pause(seconds(9), seconds(u64::MAX), false),
+            seconds(9),
+            "for ever"
+        );
     }
 }

@@ -25,8 +25,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its error is a sentence, which
-    /// `reporter` shows until an attempt succeeds.
+    /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its
+    /// error is a sentence, which `reporter` shows until an attempt succeeds.
     pub fn start(
         name: &str,
         interval: impl Fn() -> Duration + Send + 'static,

@@ -569,3 +569,60 @@ fn a_key_file_that_changes_is_read_again() {
     set_mode(&key, 0o600);
     await_healthy(&tbot, "identity");
 }
+
+#[test]
+fn no_file_makes_it_panic() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let keys = Keys::with_ca();
+    keys.generate("id", &["-t", "ecdsa", "-b", "521"], "");
+    keys.certify("id", &["-I", "x", "-n", "root"]);
+    let line = keys.text("id-cert.pub");
+    let mut words = line.split(' ');
+    let (kind, base64) = (words.next().expect("a type"), words.next().expect("base64"));
+    let blob = STANDARD.decode(base64).expect("ssh-keygen wrote it");
+    let read =
+        |blob: &[u8]| Certificate::from_openssh(&format!("{kind} {}", STANDARD.encode(blob)));
+    let whole = read(&blob).expect("it is one");
+    assert_eq!((whole.blob(), whole.valid_before()), (&blob[..], u64::MAX));
+    for end in 0..blob.len() {
+        assert!(read(&blob[..end]).is_err(), "cut off at {end}");
+        let mut changed = blob.clone();
+        changed[end] ^= 0x80;
+        // It may well be one: the authority's signature is for servers to check.
+        let _ = read(&changed);
+    }
+    assert!(read(&[&blob[..], &[0]].concat()).is_err());
+
+    let text = keys.text("id");
+    let begin = text.find('\n').expect("lines") + 1;
+    let body: String = text[begin..text.rfind("-----END").expect("an end")]
+        .split('\n')
+        .collect();
+    let blob = STANDARD.decode(body).expect("ssh-keygen wrote it");
+    let write = |blob: &[u8]| {
+        let body = STANDARD.encode(blob);
+        let lines: Vec<&str> = body
+            .as_bytes()
+            .chunks(70)
+            .map(|line| str::from_utf8(line).expect("ASCII"))
+            .collect();
+        let lines = lines.join("\n");
+        keys.write(
+            "changed",
+            format!(
+                "-----BEGIN OPENSSH PRIVATE KEY-----\n{lines}\n-----END OPENSSH PRIVATE KEY-----\n"
+            ),
+        )
+    };
+    Key::read(&write(&blob), None).expect("it is one");
+    for end in 0..blob.len() {
+        assert!(
+            Key::read(&write(&blob[..end]), None).is_err(),
+            "cut off at {end}"
+        );
+        let mut changed = blob.clone();
+        changed[end] ^= 0x80;
+        let _ = Key::read(&write(&changed), None);
+    }
+}

@@ -191,11 +191,11 @@ impl Shared {
             if length == 0 || length > MAX_MESSAGE {
                 return Err(ErrorKind::InvalidData.into());
             }
-            message.clear();
             message.resize(length, 0);
             read(stream, &mut message, deadline)?;
             let credential = self.identity.current();
             let answer = client.answer(credential, &message);
+            message.clear();
             message.shrink_to(4096);
             let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();
             bytes.extend(answer);

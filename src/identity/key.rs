@@ -105,6 +105,7 @@ impl Key {
             Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
             None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
         };
+        crate::sys::clear_stack();
         signed.map_err(|error| format!("cannot sign: {error}"))
     }
 }

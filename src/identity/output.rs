@@ -68,9 +68,7 @@ impl Output {
         self.write(PUBLIC, format!("{line}\n").as_bytes())?;
         match credential.certificate() {
             Some(certificate) => {
-                let line = certificate
-                    .to_openssh()
-                    .map_err(|error| error.to_string())?;
+                let line = certificate.to_openssh();
                 self.write(CERTIFICATE, format!("{line}\n").as_bytes())?;
             }
             None => self.remove(CERTIFICATE)?,

@@ -264,7 +264,7 @@ fn keys_of_hosts_must_be_keys() {
     );
     refused_service(
         "host_ca: [ssh-ed25519 AAAA]",
-        "host_ca[0]: \"ssh-ed25519 AAAA\" is no public key; write one as `cat host_ca.pub` shows it (",
+        "host_ca[0]: \"ssh-ed25519 AAAA\" is no public key; write one as `cat host_ca.pub` shows it (Base64 encoding error: invalid Base64 length)",
     );
     refused_service(
         "known_hosts: [db1]",
