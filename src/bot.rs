@@ -142,6 +142,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
     let statuses = readyz::Registry::new();
+    metrics::register_service_status(&registry, statuses.clone())
+        .map_err(system("register metrics"))?;
     let reporters: Vec<_> = settings
         .services
         .iter()
@@ -251,9 +253,12 @@ fn start(
     options.allowed_uids.clone_from(&settings.allowed_uids);
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
+    let multiplexer = Arc::new(multiplexer);
+    let looked_at = Arc::downgrade(&multiplexer);
+    let reporter = reporter.checked_by(move || looked_at.upgrade()?.problem());
     Ok(Service {
         name: name.clone(),
-        multiplexer: Arc::new(multiplexer),
+        multiplexer,
         artifacts: None,
         renewal_interval: settings.renewal_interval,
         own_program,

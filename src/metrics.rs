@@ -12,6 +12,8 @@ use prometheus::{
     Registry, Result, exponential_buckets,
 };
 
+use crate::readyz::{self, Status};
+
 /// Adds `tbot_build_info`, a constant 1 whose labels say what is running.
 pub fn register_build_info(registry: &Registry) -> Result<()> {
     let opts = Opts::new(
@@ -30,6 +32,42 @@ pub fn register_build_info(registry: &Registry) -> Result<()> {
     ])
     .set(1);
     Ok(())
+}
+
+/// Adds `tbot_service_status` with the labels `service` and `status`: 1 for the status each service has
+/// at a scrape, as `/readyz` would show it, and 0 for the others.
+pub fn register_service_status(registry: &Registry, services: readyz::Registry) -> Result<()> {
+    let opts = Opts::new(
+        "tbot_service_status",
+        "1 for the status that a service has, 0 for the others.",
+    );
+    let status = IntGaugeVec::new(opts, &["service", "status"])?;
+    registry.register(Box::new(ServiceStatus { services, status }))
+}
+
+struct ServiceStatus {
+    services: readyz::Registry,
+    status: IntGaugeVec,
+}
+
+impl Collector for ServiceStatus {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.status.desc()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        for (name, service) in self.services.overall().services {
+            for (status, label) in [
+                (Status::Initializing, "initializing"),
+                (Status::Healthy, "healthy"),
+                (Status::Unhealthy, "unhealthy"),
+            ] {
+                let gauge = self.status.with_label_values(&[&*name, label]);
+                gauge.set((service.status == status).into());
+            }
+        }
+        self.status.collect()
+    }
 }
 
 /// The metrics of one task of one service.

@@ -25,7 +25,7 @@ pub enum Status {
 }
 
 /// One service as `/readyz/{service}` shows it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Service {
     /// The last reported status.
@@ -36,6 +36,34 @@ pub struct Service {
     /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
     #[serde(serialize_with = "rfc3339")]
     pub updated_at: Option<SystemTime>,
+    #[serde(skip)]
+    checks: Checks,
+}
+
+/// What else has to hold for a service to be ready; each says why it does not.
+type Checks = Vec<Arc<dyn Fn() -> Option<String> + Send + Sync>>;
+
+impl Service {
+    /// As it is now: one that has reported well may be kept from being ready meanwhile.
+    fn checked(mut self) -> Self {
+        if self.status == Status::Healthy
+            && let Some(problem) = self.checks.iter().find_map(|check| check())
+        {
+            self.status = Status::Unhealthy;
+            self.reason = problem;
+        }
+        self
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("status", &self.status)
+            .field("reason", &self.reason)
+            .field("updated_at", &self.updated_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Every service, as `/readyz` shows it.
@@ -55,10 +83,11 @@ pub struct Registry {
 }
 
 /// The reporting end of one service. Clones report for the same service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reporter {
     shared: Arc<Shared>,
     name: Arc<str>,
+    checks: Checks,
 }
 
 #[derive(Debug, Default)]
@@ -80,16 +109,17 @@ impl Registry {
         Reporter {
             shared: self.shared.clone(),
             name,
+            checks: Vec::new(),
         }
     }
 
     /// All services now.
     pub fn overall(&self) -> Overall {
-        let services: BTreeMap<String, Service> = self
-            .shared
-            .lock()
-            .iter()
-            .map(|(name, service)| (name.to_string(), service.clone()))
+        let reported = self.shared.lock().clone();
+        let services: BTreeMap<String, Service> = reported
+            .into_iter()
+            // Without the lock: who reports does not wait for a check.
+            .map(|(name, service)| (name.to_string(), service.checked()))
             .collect();
         let healthy = services
             .values()
@@ -106,7 +136,8 @@ impl Registry {
 
     /// One service now, `None` if no service has that name.
     pub fn service(&self, name: &str) -> Option<Service> {
-        self.shared.lock().get(name).cloned()
+        let service = self.shared.lock().get(name).cloned();
+        service.map(Service::checked)
     }
 
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
@@ -129,10 +160,29 @@ impl Registry {
     }
 }
 
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reporter").field(&self.name).finish()
+    }
+}
+
 impl Reporter {
     /// The service's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// From its next report on, the service is ready only where `check` gives no reason against it.
+    ///
+    /// It runs whenever the status is read, on the reader's thread: it must be quick and wait for
+    /// nobody.
+    #[must_use = "this reporter is the one that knows"]
+    pub fn checked_by(
+        mut self,
+        check: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.checks.push(Arc::new(check));
+        self
     }
 
     /// The service is ready.
@@ -150,6 +200,7 @@ impl Reporter {
             status,
             reason,
             updated_at: Some(SystemTime::now()),
+            checks: self.checks.clone(),
         };
         self.shared.lock().insert(self.name.clone(), report);
         self.shared.reported.notify_all();

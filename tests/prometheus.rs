@@ -160,6 +160,7 @@ fn the_alerts_of_the_readme_are_raised_by_what_they_name_and_by_nothing_else() {
     fs::write(&tbot.destination, "in the way").expect("the directory is ours");
     tbot.signal(rustix::process::Signal::HUP);
     prometheus.await_alert("TbotUnready");
+    prometheus.await_alert("TbotTaskFails");
     drop(tbot);
     prometheus.await_alert("TbotDown");
 }

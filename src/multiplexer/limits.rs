@@ -34,11 +34,13 @@ impl Limits {
     }
 }
 
+/// Descriptors of a connection: the client's, its target's, and that of the client's stderr while it is
+/// being set up.
+const EACH: u64 = 3;
+
 /// How many connections each of `multiplexers` in this process can serve by its limit of file
 /// descriptors, of which the soft one is raised to the hard one first.
 pub fn affordable_connections(multiplexers: usize) -> usize {
-    /// The client, its target, and the client's stderr while it is being set up.
-    const EACH: u64 = 3;
     /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
@@ -56,4 +58,21 @@ pub fn affordable_connections(multiplexers: usize) -> usize {
     let reserve = RESERVE.min(descriptors / 2);
     let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
     (all / multiplexers.max(1)).max(1)
+}
+
+/// Why a connection would find no descriptors for itself and its target. Tried, not reckoned: other
+/// processes may have used up the system's.
+pub fn no_descriptors() -> Option<String> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let open = || {
+        let flags = SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    };
+    let all: Result<Vec<_>, _> = (0..EACH).map(|_| open()).collect();
+    let error = all.err()?;
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    Some(format!(
+        "no file descriptors are left, of {limit}: {} (raise it by LimitNOFILE= or ulimit -Hn)",
+        plain(error)
+    ))
 }

@@ -11,6 +11,7 @@ mod destination;
 mod flow;
 mod inbox;
 mod limits;
+mod pulse;
 mod relay;
 pub mod request;
 mod setup;
@@ -31,6 +32,7 @@ use self::counts::Shared;
 use self::destination::{Destination, Socket};
 use self::inbox::Inbox;
 use self::limits::Limits;
+use self::pulse::Pulse;
 use self::relay::Relay;
 use self::setup::{Message, Setup};
 use crate::errors::plain;
@@ -145,6 +147,8 @@ pub struct Multiplexer {
     artifacts: Artifacts,
     setup: Arc<Inbox<Message>>,
     thread: Option<JoinHandle<()>>,
+    pulse: Arc<Pulse>,
+    max_connections: usize,
     // Behind the set-up thread, which uses it.
     relay: Arc<Relay>,
 }
@@ -202,7 +206,7 @@ impl Multiplexer {
         };
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
         let setup = setup.map_err(system("prepare the set-up thread"))?;
-        let inbox = setup.inbox();
+        let (inbox, pulse) = (setup.inbox(), setup.pulse());
         let thread = std::thread::Builder::new()
             .name("mux-accept".into())
             .stack_size(256 * 1024);
@@ -221,17 +225,16 @@ impl Multiplexer {
             artifacts,
             setup: inbox,
             thread: Some(thread),
+            pulse,
+            max_connections: options.max_connections,
             relay,
         })
     }
 
     /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
-    /// a client that goes by them would get here. The error is a sentence.
+    /// nobody else can. The error is a sentence.
     pub fn write_artifacts(&self) -> Result<(), String> {
         let path = self.destination.path().display();
-        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) || !self.relay.is_alive() {
-            return Err("a thread of the multiplexer has ended unexpectedly: restart tbot".into());
-        }
         let files = [
             ("ssh_config", self.artifacts.ssh_config()),
             ("known_hosts", self.artifacts.known_hosts()),
@@ -245,15 +248,36 @@ impl Multiplexer {
                 false => tracing::debug!("{path}/{name} is as it should be"),
             }
         }
-        if !self.destination.leads_to(&self.socket) {
-            return Err(format!(
-                "{path}/v1.sock is not this tbot's socket any more: restart tbot"
-            ));
-        }
         if self.destination.is_open_to_others() {
             return Err(format!("{path} can be written by others: chmod go-w it"));
         }
         Ok(())
+    }
+
+    /// Why a client that connected now would not be served, as far as that can be told at once: a sentence
+    /// for an operator. It costs some system calls, and waits for nobody.
+    pub fn problem(&self) -> Option<String> {
+        let thread = self.thread.as_ref()?;
+        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse) {
+            return Some(problem);
+        }
+        if let Some(problem) = self.relay.problem() {
+            return Some(problem);
+        }
+        if !self.destination.leads_to(&self.socket) {
+            let path = self.socket_path();
+            let path = path.display();
+            return Some(format!(
+                "{path} is not this tbot's socket any more: restart tbot"
+            ));
+        }
+        let most = self.max_connections;
+        if self.in_flight() >= most {
+            return Some(format!(
+                "all {most} connections are in use (max_connections)"
+            ));
+        }
+        limits::no_descriptors()
     }
 
     /// Where clients connect.

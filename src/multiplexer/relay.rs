@@ -21,6 +21,7 @@ use slab::Slab;
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
+use super::pulse::Pulse;
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -56,6 +57,7 @@ pub struct Relay {
 struct Shared {
     inbox: Inbox<Command>,
     pairs: AtomicUsize,
+    pulse: Pulse,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Relay {
             let shared = Arc::new(Shared {
                 inbox: Inbox::new()?,
                 pairs: AtomicUsize::new(0),
+                pulse: Pulse::default(),
             });
             let worker = Worker::new(shared.clone(), sent.clone(), received.clone())?;
             let thread = std::thread::Builder::new()
@@ -106,9 +109,12 @@ impl Relay {
         shared.inbox.send(Command::Add(pair));
     }
 
-    /// Whether all threads run.
-    pub fn is_alive(&self) -> bool {
-        self.workers.iter().all(|(_, thread)| !thread.is_finished())
+    /// Why a new pair might not be relayed.
+    pub fn problem(&self) -> Option<String> {
+        let mut workers = self.workers.iter().enumerate();
+        workers.find_map(|(n, (shared, thread))| {
+            thread_problem(&format!("mux-relay-{n}"), thread, &shared.pulse)
+        })
     }
 
     /// Closes every pair there is.
@@ -117,6 +123,19 @@ impl Relay {
             .iter()
             .for_each(|(shared, _)| shared.inbox.send(Command::CloseAll));
     }
+}
+
+/// Why a thread does no work any more.
+pub fn thread_problem(name: &str, thread: &JoinHandle<()>, pulse: &Pulse) -> Option<String> {
+    if thread.is_finished() {
+        return Some(format!(
+            "the thread {name} has ended unexpectedly: restart tbot"
+        ));
+    }
+    let stall = pulse.stall()?.as_secs();
+    Some(format!(
+        "the thread {name} has been stuck for {stall} s (/debug/pprof/threads shows where): restart tbot"
+    ))
 }
 
 impl Drop for Relay {
@@ -188,7 +207,12 @@ impl Worker {
         while !self.stopping {
             let now = Timespec::default();
             let timeout = (!self.ready.is_empty()).then_some(&now);
-            match epoll::wait(&self.epoll, &mut events, timeout) {
+            if timeout.is_none() {
+                self.shared.pulse.rest();
+            }
+            let woken = epoll::wait(&self.epoll, &mut events, timeout);
+            self.shared.pulse.beat();
+            match woken {
                 Ok((events, _)) => {
                     let events: &[epoll::Event] = events;
                     events

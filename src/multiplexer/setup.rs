@@ -20,6 +20,7 @@ use super::counts::{InFlight, Shared};
 use super::destination::Socket;
 use super::inbox::Inbox;
 use super::limits::Limits;
+use super::pulse::Pulse;
 use super::relay::{Ending, Pair, Relay};
 use super::request::{Incoming, LONGEST, Progress, Request};
 use super::tell::tell;
@@ -67,6 +68,7 @@ pub struct Setup {
     relay: Arc<Relay>,
     resolver: Resolver,
     inbox: Arc<Inbox<Message>>,
+    pulse: Arc<Pulse>,
     epoll: OwnedFd,
     listener: Option<Arc<Socket>>,
     resting_until: Option<Instant>,
@@ -136,6 +138,7 @@ impl Setup {
             relay,
             resolver,
             inbox,
+            pulse: Arc::default(),
             epoll,
             listener: Some(listener),
             resting_until: None,
@@ -152,6 +155,11 @@ impl Setup {
         self.inbox.clone()
     }
 
+    /// How this thread is.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
     /// Serves until [`Message::Stop`].
     #[inline(never)] // a frame with a name in profiles
     pub fn run(mut self) {
@@ -159,7 +167,10 @@ impl Setup {
         let mut next_tick = Instant::now();
         while !self.stopping {
             let timeout = self.timeout();
-            match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            self.pulse.rest();
+            let woken = epoll::wait(&self.epoll, &mut events, timeout.as_ref());
+            self.pulse.beat();
+            match woken {
                 Ok((events, _)) => {
                     let events: &[epoll::Event] = events;
                     events
