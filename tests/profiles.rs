@@ -237,8 +237,11 @@ fn names_stay_when_the_program_is_replaced() {
     fs::write(&program, "another one").expect("the directory is ours");
     let top = go(&directory, &["-top", &busy.url("profile?seconds=1")]);
     assert_eq!(hottest(&top).0, "busy::burn", "{top}");
-    let threads = fetch(busy.address, "/debug/pprof/threads");
-    assert!(threads.text().contains("busy::burn"), "{}", threads.text());
+    // It may be met between two turns.
+    common::wait::until("busy::burn in a stack", || {
+        let threads = fetch(busy.address, "/debug/pprof/threads");
+        threads.text().contains("busy::burn").then_some(())
+    });
     busy.end();
 }
 

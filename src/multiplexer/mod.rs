@@ -267,7 +267,7 @@ impl Multiplexer {
     }
 
     /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
-    /// a client that goes by them would get here. The error is a sentence.
+    /// nobody else can. The error is a sentence.
     pub fn write_artifacts(&self) -> Result<(), String> {
         let path = self.destination.path().display();
         let files = [
