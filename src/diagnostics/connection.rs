@@ -86,7 +86,9 @@ impl Client<'_> {
         };
         // Unlike a peek, this sees the end behind bytes that were sent before it.
         let mut ends = [PollFd::new(&connection.stream, PollFlags::RDHUP)];
-        !service.is_stopping() && matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
+        let ended = poll(&mut ends, Some(&Timespec::default()));
+        // A signal that is pending, as during a profile, makes even this one EINTR, and says nothing.
+        !service.is_stopping() && !matches!(ended, Ok(1..))
     }
 
     /// Whether it was there once and is no more: unlike one who does not wait, it gets no answer.
