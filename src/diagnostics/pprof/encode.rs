@@ -205,18 +205,14 @@ pub(super) fn heap(profile: &super::heap::HeapProfile) -> io::Result<Vec<u8>> {
 /// A CPU profile as a picture for a browser (SVG).
 pub(super) fn flame_graph(profile: &CpuProfile) -> io::Result<Vec<u8>> {
     let modules = modules();
+    // An address is in many stacks, and its names take a search.
+    let mut names: HashMap<u64, String> = HashMap::new();
     let mut lines = Vec::new();
     for ((thread, stack), count) in &profile.stacks {
         let mut line = flame_name(&name(thread));
         for address in stack.iter().rev() {
-            let frames = modules.frames(*address);
-            if frames.is_empty() {
-                line.push_str(&format!(";{address:#x}"));
-            }
-            for frame in frames.iter().rev() {
-                line.push(';');
-                line.push_str(&flame_name(&frame.function));
-            }
+            let frames = names.entry(*address);
+            line.push_str(frames.or_insert_with(|| flame_frames(&modules, *address)));
         }
         lines.push(format!("{line} {count}"));
     }
@@ -237,6 +233,18 @@ pub(super) fn flame_graph(profile: &CpuProfile) -> io::Result<Vec<u8>> {
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
         .map_err(io::Error::other)?;
     Ok(svg)
+}
+
+/// The frames of an address, outermost first, each behind its separator.
+fn flame_frames(modules: &Modules, address: u64) -> String {
+    let frames = modules.frames(address);
+    if frames.is_empty() {
+        return format!(";{address:#x}");
+    }
+    let names = frames.iter().rev();
+    names
+        .map(|frame| format!(";{}", flame_name(&frame.function)))
+        .collect()
 }
 
 /// A name that does not end its frame or its line.
