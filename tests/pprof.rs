@@ -4,10 +4,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::net::TcpStream;
 
 use rustix::process::Signal;
 
-use common::http::{begin, end, fetch, request};
+use common::http::{Answer, begin, end, fetch, request};
 use common::tbot::Tbot;
 use common::wait::until;
 use common::{procfs, v1};
@@ -16,6 +17,29 @@ const BUSY: &str = "Could not enable CPU profiling: cpu profiling already in use
 
 /// A profile that lasts until it is ended.
 const LONG: &str = "/debug/pprof/profile?seconds=300";
+
+const SHORT: &str = "/debug/pprof/profile?seconds=1";
+
+/// A long profile that has begun, and what the next one was told. Requests may overtake each other: a
+/// long one that came behind a short one was turned away, and is sent again.
+fn occupy(tbot: &Tbot) -> (TcpStream, Answer) {
+    let long = || begin(tbot.address(), &request(tbot.address(), LONG, ""));
+    let mut first = long();
+    let next = until("a long profile has begun", || {
+        let next = fetch(tbot.address(), SHORT);
+        if next.status != 200 {
+            return Some(next);
+        }
+        first.set_nonblocking(true).expect("a socket");
+        let was_answered = first.peek(&mut [0]).is_ok();
+        first.set_nonblocking(false).expect("a socket");
+        if was_answered {
+            first = long();
+        }
+        None
+    });
+    (first, next)
+}
 
 #[test]
 fn without_debug_there_is_nothing_and_the_log_says_once_how_to_have_it() {
@@ -163,11 +187,7 @@ fn a_profile_has_the_form_that_tools_expect() {
 #[test]
 fn one_profile_at_a_time_and_it_ends_with_its_client() {
     let tbot = Tbot::with(&["-d"]);
-    let first = begin(tbot.address(), &request(tbot.address(), LONG, ""));
-    let second = || fetch(tbot.address(), "/debug/pprof/profile?seconds=1");
-    let answer = until("the first has begun", || {
-        Some(second()).filter(|a| a.status != 200)
-    });
+    let (first, answer) = occupy(&tbot);
     assert_eq!((answer.status, answer.text()), (500, BUSY));
     assert_eq!(answer.header("X-Go-Pprof"), Some("1"));
     let picture = fetch(tbot.address(), "/debug/pprof/flamegraph?seconds=1");
@@ -178,18 +198,14 @@ fn one_profile_at_a_time_and_it_ends_with_its_client() {
     }
     drop(first);
     until("a place, since the first client is gone", || {
-        Some(second()).filter(|answer| answer.status == 200)
+        Some(fetch(tbot.address(), SHORT)).filter(|answer| answer.status == 200)
     });
 }
 
 #[test]
 fn a_running_profile_does_not_hold_up_the_end() {
     let mut tbot = Tbot::with(&["-d"]);
-    let running = begin(tbot.address(), &request(tbot.address(), LONG, ""));
-    until("it has begun", || {
-        let answer = fetch(tbot.address(), "/debug/pprof/profile?seconds=1");
-        (answer.status == 500).then_some(())
-    });
+    let (running, _) = occupy(&tbot);
     tbot.signal(Signal::TERM);
     let answer = end(running);
     assert_eq!(answer.status, 503, "{}", answer.head);
