@@ -20,7 +20,7 @@ STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error
 	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
 
 # Each feature alone, and none.
-FEATURES = "" gzip multiplexer pprof cli heap
+FEATURES = "" gzip identity multiplexer pprof cli heap
 
 .PHONY: help build run static reproducible dist test soak lint tools clean
 

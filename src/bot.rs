@@ -4,26 +4,28 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{DumpableBehavior, Resource, getrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
+use crate::identity::{Changed, Credential, Identity, Output, Source, Stop};
 use crate::logging;
 use crate::metrics::{
-    self, AllocatorMetrics, DiagnosticsMetrics, LogMetrics, MultiplexerMetrics, NetworkMetrics,
-    TaskMetricsFamily,
+    self, AllocatorMetrics, DiagnosticsMetrics, IdentityMetrics, LogMetrics, MultiplexerMetrics,
+    NetworkMetrics, TaskMetricsFamily,
 };
 use crate::multiplexer::{self, Multiplexer};
 use crate::program;
-use crate::readyz;
-use crate::task::Task;
+use crate::readyz::{self, Validity};
+use crate::task::{self, Task};
 
 /// Why a run did not start.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ use crate::task::Task;
 pub enum Error {
     /// A multiplexer did not: the service's name and why.
     Multiplexer(String, multiplexer::Error),
+    /// The directory of an output cannot be used: the service's name and why.
+    Output(String, multiplexer::Error),
     /// The address for diagnostics cannot be used.
     Diagnostics(io::Error),
     /// The system refused something: what was attempted.
@@ -41,6 +45,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Multiplexer(name, error) => write!(f, "ssh-multiplexer {name:?}: {error}"),
+            Self::Output(name, error) => write!(f, "identity {name:?}: {error}"),
             Self::Diagnostics(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {}", plain(error)),
         }
@@ -50,7 +55,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Multiplexer(_, error) => Some(error),
+            Self::Multiplexer(_, error) | Self::Output(_, error) => Some(error),
             Self::Diagnostics(error) => error.source(),
             Self::System(_, error) => Some(&**error),
         }
@@ -126,10 +131,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
     if settings.oneshot {
-        tracing::info!(
-            "the ssh-multiplexer does not run in one-shot mode, and there is nothing else to do"
-        );
-        return Ok(());
+        return write_once(settings);
     }
     let profiling = cfg!(feature = "pprof") && settings.debug && settings.diag_addr.is_some();
     if !profiling {
@@ -144,10 +146,21 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let statuses = readyz::Registry::new();
     metrics::register_service_status(&registry, statuses.clone())
         .map_err(system("register metrics"))?;
+    let mut renewals = renewals(settings, &statuses, &registry)?;
+    if !renewals.is_empty() && !settings.debug {
+        // No core dump and no debugger gets at the keys. It fails on no Linux.
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
     let reporters: Vec<_> = settings
         .services
         .iter()
-        .map(|service| statuses.register(service.name.as_str()))
+        .map(|service| {
+            let reporter = statuses.register(service.name.as_str());
+            match renewal_of(&renewals, service) {
+                Some(renewal) => reporter.needing(renewal.validity.clone()),
+                None => reporter,
+            }
+        })
         .collect();
     let diagnostics = settings
         .diag_addr
@@ -170,14 +183,19 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let affordable = multiplexer::affordable_connections(settings.services.len());
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
-        services.push(start(service, reporter, &metrics.multiplexer, affordable)?);
+        let identity = identity_of(&renewals, service);
+        let metrics = &metrics.multiplexer;
+        services.push(start(service, identity, reporter, metrics, affordable)?);
     }
     let pid_file = settings
         .pid_file
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
-    // Nothing can be refused any more: now files are written.
+    // Nothing can be refused any more: now programs are run and files are written.
+    for renewal in &mut renewals {
+        renewal.start(&metrics.tasks)?;
+    }
     for service in &mut services {
         service.keep_artifacts(&metrics.tasks)?;
     }
@@ -194,21 +212,42 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         }
     }
 
-    serve(&events, &services, &metrics);
+    serve(&events, &services, &mut renewals, &metrics);
     stop(
         &events,
         events_sender,
         &mut services,
         settings.shutdown_grace,
     );
-    drop((services, diagnostics, pid_file));
+    drop((renewals, services, diagnostics, pid_file));
     drop(signals);
     tracing::info!("stopped");
     Ok(())
 }
 
+/// One-shot mode: writes every output, and ends.
+fn write_once(settings: &Settings) -> Result<(), Error> {
+    if !settings.services.is_empty() {
+        tracing::info!("the ssh-multiplexer does not run in one-shot mode");
+    }
+    let Some(source) = &settings.onboarding else {
+        tracing::info!("there is nothing else to do");
+        return Ok(());
+    };
+    for output in &settings.outputs {
+        let name = &output.name;
+        let failed = |error| Error::Output(name.clone(), error);
+        let files = Output::open(output, source.clone()).map_err(failed)?;
+        let credential = task::attempt(name, || files.renew(&Stop::default()));
+        let credential = credential.map_err(system(&format!("renew {name}")))?;
+        tracing::info!("{name}: {}", Obtained::of(&credential).about);
+    }
+    Ok(())
+}
+
 fn start(
     service: &config::Service,
+    identity: Option<Identity>,
     reporter: readyz::Reporter,
     metrics: &MultiplexerMetrics,
     affordable: usize,
@@ -251,6 +290,9 @@ fn start(
     options.connect_timeout = settings.connect_timeout;
     options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
+    options.host_ca.clone_from(&settings.host_ca);
+    options.known_hosts.clone_from(&settings.known_hosts);
+    options.identity = identity;
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
     let multiplexer = Arc::new(multiplexer);
@@ -295,7 +337,10 @@ impl Service {
         let metrics = tasks.task(&self.name, "artifacts");
         let task = Task::start(
             "mux-artifacts",
-            self.renewal_interval,
+            {
+                let interval = self.renewal_interval;
+                move || interval
+            },
             metrics,
             self.reporter.clone(),
             work,
@@ -305,20 +350,224 @@ impl Service {
     }
 }
 
+/// An identity, and what renews it.
+struct Renewal {
+    /// `identity`, or the service that has one of its own.
+    name: String,
+    sink: Sink,
+    source: Source,
+    ttl: Duration,
+    interval: Duration,
+    validity: Validity,
+    reporter: readyz::Reporter,
+    task: Option<Task>,
+    stop: Stop,
+    /// Its files at their last change, as far as was seen.
+    files: Vec<Option<Changed>>,
+}
+
+/// Where a credential goes.
+enum Sink {
+    /// To agents.
+    Agents(Identity),
+    /// Into files.
+    Files(Arc<Output>),
+}
+
+/// The shortest time between two renewals that nobody asked for.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The longest after five attempts that failed, and where nothing is left to lose.
+const FAILED: Duration = Duration::from_secs(60);
+const EXPIRED: Duration = Duration::from_secs(10);
+
+/// Until the next renewal, for a credential that is valid for `left`: well before it ends, whatever the
+/// interval is.
+fn pause(interval: Duration, left: Duration, failed: bool) -> Duration {
+    let most = if failed { FAILED } else { Duration::MAX };
+    interval.min(most).min(match left {
+        Duration::ZERO => EXPIRED,
+        left => (left / 3 * 2).max(SHORTEST),
+    })
+}
+
+/// The identity of all services, and one more for each that wants another life for its credential.
+fn renewals(
+    settings: &config::Settings,
+    statuses: &readyz::Registry,
+    registry: &Registry,
+) -> Result<Vec<Renewal>, Error> {
+    let Some(source) = &settings.onboarding else {
+        return Ok(Vec::new());
+    };
+    let usual = (settings.credential_ttl, settings.renewal_interval);
+    let own = settings.services.iter().filter_map(|service| {
+        let life = life(service);
+        (life != usual).then(|| (format!("identity.{}", service.name), life))
+    });
+    let agents = [("identity".to_owned(), usual)].into_iter().chain(own);
+    let agents = agents.map(|(name, life)| (name, life, Sink::Agents(Identity::new())));
+    let mut all: Vec<_> = agents.collect();
+    for output in &settings.outputs {
+        let sink = Output::open(output, source.clone());
+        let sink = sink.map_err(|error| Error::Output(output.name.clone(), error))?;
+        let life = (output.credential_ttl, output.renewal_interval);
+        all.push((output.name.clone(), life, Sink::Files(Arc::new(sink))));
+    }
+    if settings.services.is_empty() {
+        // Nobody would use an agent.
+        all.retain(|(_, _, sink)| matches!(sink, Sink::Files(_)));
+    }
+    let family = IdentityMetrics::register(registry).map_err(system("register metrics"))?;
+    let renewals = all.into_iter().map(|(name, (ttl, interval), sink)| {
+        let validity = Validity::new("certificate");
+        family.add(&name, validity.clone());
+        Renewal {
+            sink,
+            source: source.clone(),
+            ttl,
+            interval,
+            reporter: statuses.register(&*name).needing(validity.clone()),
+            validity,
+            task: None,
+            stop: Stop::default(),
+            files: source.changed(),
+            name,
+        }
+    });
+    Ok(renewals.collect())
+}
+
+/// How long a service's credential lives, and how often it is renewed.
+fn life(service: &config::Service) -> (Duration, Duration) {
+    let ServiceKind::SshMultiplexer(settings) = &service.kind;
+    (settings.credential_ttl, settings.renewal_interval)
+}
+
+fn renewal_of<'a>(renewals: &'a [Renewal], service: &config::Service) -> Option<&'a Renewal> {
+    let own = format!("identity.{}", service.name);
+    let own = renewals.iter().find(|renewal| renewal.name == own);
+    own.or(renewals.first())
+}
+
+/// The identity that a service's agent serves.
+fn identity_of(renewals: &[Renewal], service: &config::Service) -> Option<Identity> {
+    match &renewal_of(renewals, service)?.sink {
+        Sink::Agents(identity) => Some(identity.clone()),
+        Sink::Files(_) => None,
+    }
+}
+
+/// What is known of a new credential.
+struct Obtained {
+    begins: SystemTime,
+    expires: Option<SystemTime>,
+    about: String,
+}
+
+impl Obtained {
+    fn of(credential: &Credential) -> Self {
+        let expires = credential.expires();
+        let until = expires.map_or("for ever".into(), |expires| {
+            format!("until {}", humantime::format_rfc3339_seconds(expires))
+        });
+        let print = credential.key().public().fingerprint(Default::default());
+        Self {
+            begins: credential.begins(),
+            expires,
+            about: format!("{print} is valid {until}"),
+        }
+    }
+}
+
+impl Renewal {
+    /// Gets a first credential, and then one after the other. Until then the agent is empty.
+    fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
+        let (interval, ttl) = (self.interval, self.ttl);
+        let source = self.source.clone();
+        let mut obtain: Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send> = match &self.sink
+        {
+            Sink::Agents(identity) => {
+                let identity = identity.clone();
+                Box::new(move |stop| {
+                    let credential = source.obtain(ttl, stop)?;
+                    let obtained = Obtained::of(&credential);
+                    identity.replace(credential);
+                    Ok(obtained)
+                })
+            }
+            Sink::Files(output) => {
+                let output = output.clone();
+                Box::new(move |stop| Ok(Obtained::of(&output.renew(stop)?)))
+            }
+        };
+        let (name, stop) = (self.name.clone(), self.stop.clone());
+        let (validity, end) = (self.validity.clone(), self.validity.clone());
+        let failed = Arc::new(AtomicBool::new(false));
+        let has_failed = failed.clone();
+        let work = move || {
+            failed.store(true, Ordering::Relaxed);
+            let obtained = obtain(&stop)?;
+            failed.store(false, Ordering::Relaxed);
+            tracing::info!("{name}: {}", obtained.about);
+            validity.set(obtained.begins, obtained.expires);
+            Ok(())
+        };
+        let pause = move || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let left = Duration::from_secs(end.end()).saturating_sub(now.unwrap_or_default());
+            pause(interval, left, has_failed.load(Ordering::Relaxed))
+        };
+        let metrics = tasks.task(&self.name, "renewal");
+        let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
+        self.task = Some(task.map_err(system("start a thread"))?);
+        Ok(())
+    }
+
+    /// Renews what comes from files that have changed, and what a clock that was set has ended.
+    fn look(&mut self) {
+        let Some(task) = &self.task else {
+            return;
+        };
+        let files = self.source.changed();
+        if std::mem::replace(&mut self.files, files.clone()) != files {
+            tracing::info!("{}: renewing, as its files have changed", self.name);
+            task.run_now();
+        } else if self.validity.problem(SystemTime::now()).is_some() {
+            task.run_now();
+        }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.stop.ask();
+    }
+}
+
 /// Answers signals until one says to stop.
-fn serve(events: &Receiver<Event>, services: &[Service], metrics: &Metrics) {
+fn serve(
+    events: &Receiver<Event>,
+    services: &[Service],
+    renewals: &mut [Renewal],
+    metrics: &Metrics,
+) {
     loop {
         match events.recv_timeout(LOOK) {
             Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
                 tracing::info!("renewing everything, as a signal asked for");
-                services
+                let artifacts = services
                     .iter()
-                    .filter_map(|service| service.artifacts.as_ref())
-                    .for_each(Task::run_now);
+                    .filter_map(|service| service.artifacts.as_ref());
+                let identities = renewals.iter().filter_map(|renewal| renewal.task.as_ref());
+                identities.chain(artifacts).for_each(Task::run_now);
             }
             Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Idle) => {}
-            Err(RecvTimeoutError::Timeout) => metrics.renew(),
+            Err(RecvTimeoutError::Timeout) => {
+                metrics.renew();
+                renewals.iter_mut().for_each(Renewal::look);
+            }
         }
     }
 }
@@ -438,5 +687,35 @@ impl Drop for PidFile {
         if ours {
             let _ = std::fs::remove_file(&self.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_renewed_before_it_ends_and_sooner_after_a_failure() {
+        let seconds = Duration::from_secs;
+        for (interval, left, failed, expected) in [
+            (1200, 3600, false, 1200),
+            (1200, 900, false, 600),
+            (1200, 1, false, 1),
+            (1200, 3600, true, 60),
+            (20, 3600, true, 20),
+            (1200, 6, true, 4),
+            (1200, 0, true, 10),
+            (3, 0, true, 3),
+        ] {
+            assert_eq!(
+                pause(seconds(interval), seconds(left), failed),
+                seconds(expected)
+            );
+        }
+        assert_eq!(
+            pause(seconds(9), seconds(u64::MAX), false),
+            seconds(9),
+            "for ever"
+        );
     }
 }

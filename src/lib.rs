@@ -10,8 +10,9 @@
 //! | `gzip` | Answers compressed for clients that ask for it |
 //! | `pprof` | Profiles and stacks of the process, below `/debug/pprof/`; includes `gzip` |
 //! | `heap` | Heap profiles: the whole program allocates by jemalloc; includes `pprof` |
+//! | `identity` | Keys and certificates that renew, and the agent that serves them |
 //! | `multiplexer` | The SSH multiplexer as a library |
-//! | `cli` | The program `tbot`: arguments, configuration, logs, signals; includes `gzip` and `multiplexer` |
+//! | `cli` | The program `tbot`: arguments, configuration, logs, signals; includes `gzip`, `identity` and `multiplexer` |
 //!
 //! `cli`, `multiplexer` and `pprof` are on by default. What the library logs goes to `tracing`.
 
@@ -24,6 +25,8 @@ pub mod cli;
 pub mod config;
 pub mod diagnostics;
 mod errors;
+#[cfg(feature = "identity")]
+pub mod identity;
 #[cfg(feature = "cli")]
 mod logging;
 pub mod metrics;
@@ -32,6 +35,6 @@ pub mod multiplexer;
 #[cfg(any(feature = "cli", feature = "pprof"))]
 mod program;
 pub mod readyz;
-#[cfg(any(feature = "multiplexer", feature = "pprof"))]
+#[cfg(any(feature = "identity", feature = "multiplexer", feature = "pprof"))]
 mod sys;
 pub mod task;

@@ -502,6 +502,63 @@ impl AllocatorMetrics {
     }
 }
 
+/// Until when the credentials of identities are valid, and whether they are, as of each scrape.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityMetrics {
+    validities: Arc<std::sync::RwLock<Vec<(String, crate::readyz::Validity)>>>,
+    expiry: IntGaugeVec,
+    valid: IntGaugeVec,
+}
+
+#[cfg(feature = "cli")]
+impl IdentityMetrics {
+    /// Creates and registers them, without an identity yet.
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
+        let family = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+        let metrics = Self {
+            validities: Arc::default(),
+            expiry: family(
+                "tbot_identity_certificate_expiry_timestamp_seconds",
+                "End of the certificate's validity since unix epoch; 0 before the first one.",
+            )?,
+            valid: family(
+                "tbot_identity_certificate_valid",
+                "Whether the certificate is valid now, 1 or 0.",
+            )?,
+        };
+        registry.register(Box::new(metrics.clone()))?;
+        Ok(metrics)
+    }
+
+    /// From now on this one is shown, too.
+    pub(crate) fn add(&self, service: &str, validity: crate::readyz::Validity) {
+        // Nothing panics while it is held.
+        let list = self.validities.write();
+        let mut list = list.unwrap_or_else(std::sync::PoisonError::into_inner);
+        list.push((service.to_owned(), validity));
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Collector for IdentityMetrics {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        [self.expiry.desc(), self.valid.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        let now = std::time::SystemTime::now();
+        let list = self.validities.read();
+        for (service, validity) in &*list.unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let end = i64::try_from(validity.end()).unwrap_or(i64::MAX);
+            self.expiry.with_label_values(&[service]).set(end);
+            let valid = validity.problem(now).is_none();
+            self.valid.with_label_values(&[service]).set(valid.into());
+        }
+        [self.expiry.collect(), self.valid.collect()].concat()
+    }
+}
+
 /// What went over the network, as Go's client counts it for a process: all of its network namespace.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 //! outside, so a slow HTTP client never holds up a service that reports.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +43,70 @@ pub struct Service {
 
 /// What else has to hold for a service to be ready; each says why it does not.
 type Checks = Vec<Arc<dyn Fn() -> Option<String> + Send + Sync>>;
+
+/// Until when something holds that services need, such as a credential. Clones share it.
+///
+/// It is looked at when a status is read: a service that needs it turns unhealthy in the second in
+/// which it ends, whoever is stuck meanwhile, and healthy again with a new end.
+#[derive(Clone, Debug)]
+pub struct Validity {
+    /// Seconds since 1970.
+    begin: Arc<AtomicU64>,
+    end: Arc<AtomicU64>,
+    what: Arc<str>,
+}
+
+impl Validity {
+    /// Of `what`, as in "the certificate"; it has ended until [`set`](Self::set) says else.
+    pub fn new(what: &str) -> Self {
+        Self {
+            begin: Arc::default(),
+            end: Arc::default(),
+            what: what.into(),
+        }
+    }
+
+    /// It holds from `begin` until `end`; `None`: for ever.
+    pub fn set(&self, begin: SystemTime, end: Option<SystemTime>) {
+        let end = end.map_or(u64::MAX, seconds);
+        self.begin.store(seconds(begin), Ordering::Relaxed);
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// When it ends, in seconds since 1970: 0 before there was any, `u64::MAX` for never.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Why it does not hold at `now`.
+    pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
+        let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end());
+        let when = |seconds| {
+            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+        };
+        let now = seconds(now);
+        match (begin..end).contains(&now) {
+            true => None,
+            false if end == 0 => Some(format!("there is no {} yet", self.what)),
+            false if now < begin => Some(format!(
+                "the {} is valid from {} on only: this machine's clock was set back",
+                self.what,
+                when(begin)
+            )),
+            false => Some(format!(
+                "the {} has expired at {}, and there is no new one",
+                self.what,
+                when(end)
+            )),
+        }
+    }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
 
 impl Service {
     /// As it is now: one that has reported well may be kept from being ready meanwhile.
@@ -183,6 +248,12 @@ impl Reporter {
     ) -> Self {
         self.checks.push(Arc::new(check));
         self
+    }
+
+    /// From its next report on, the service is not ready where this does not hold.
+    #[must_use = "this reporter is the one that knows"]
+    pub fn needing(self, validity: Validity) -> Self {
+        self.checked_by(move || validity.problem(SystemTime::now()))
     }
 
     /// The service is ready.

@@ -8,7 +8,7 @@ pub use profiling::*;
 ///
 /// Not by `rustix`: its type for the answer has a process id that is never 0, and the kernel's is 0
 /// for a peer in another pid namespace, such as a container that mounts the socket.
-#[cfg(feature = "multiplexer")]
+#[cfg(any(feature = "identity", feature = "multiplexer"))]
 pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
     use std::os::fd::AsRawFd;
     let mut credentials = libc::ucred {
@@ -32,6 +32,22 @@ pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
     } else {
         Err(std::io::Error::last_os_error())
     }
+}
+
+/// Keeps memory out of swap, where the system allows it (RLIMIT_MEMLOCK). It stays so until it is given back to
+/// the system: another secret may lie in the same page.
+#[cfg(feature = "identity")]
+pub fn lock_memory<T>(secret: &T) {
+    // SAFETY: the range is that of a live value, and nothing is read or written.
+    unsafe { libc::mlock((&raw const *secret).cast(), size_of::<T>()) };
+}
+
+/// Zeroes what functions that have returned left on the stack: values that were moved, secrets too.
+#[cfg(feature = "identity")]
+#[inline(never)]
+pub fn clear_stack() {
+    use zeroize::Zeroize;
+    [0_u8; 64 * 1024].zeroize();
 }
 
 /// What profiles and stacks need of the system.

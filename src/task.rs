@@ -25,11 +25,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Runs `work` now and then every `interval`, on a thread `name`. Its error is a sentence, which
-    /// `reporter` shows until an attempt succeeds.
+    /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its
+    /// error is a sentence, which `reporter` shows until an attempt succeeds.
     pub fn start(
         name: &str,
-        interval: Duration,
+        interval: impl Fn() -> Duration + Send + 'static,
         metrics: TaskMetrics,
         reporter: Reporter,
         work: impl FnMut() -> Result<(), String> + Send + 'static,
@@ -83,9 +83,9 @@ struct Running<W> {
 
 impl<W: FnMut() -> Result<(), String>> Running<W> {
     #[inline(never)] // a frame with a name in profiles
-    fn run(mut self, interval: Duration) {
+    fn run(mut self, interval: impl Fn() -> Duration) {
         while self.iterate() {
-            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval) {
+            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(interval()) {
                 return;
             }
         }
@@ -123,6 +123,21 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
     }
 }
 
+/// Runs `work` with the same attempts and pauses on this thread; the last one's error is returned.
+pub fn attempt<T>(name: &str, mut work: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let mut attempt = 1;
+    loop {
+        match work() {
+            Err(problem) if attempt < ATTEMPTS => {
+                tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
+                std::thread::sleep(pause(attempt));
+                attempt += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// The pause after a failed attempt: doubled each time, half to one and a half of it, so that many
 /// tbots that failed together do not try again together.
 fn pause(attempt: u32) -> Duration {
@@ -147,7 +162,7 @@ mod tests {
         let seen = registry.clone();
         let task = Task::start(
             "t",
-            Duration::from_secs(3600),
+            || Duration::from_secs(3600),
             metrics.clone(),
             registry.register("mux"),
             move || {

@@ -184,7 +184,7 @@ fn an_unknown_command_is_told_with_a_near_miss() {
         (vec!["start", "my.yaml"], "unknown command \"my.yaml\" (allowed: ssh-multiplexer)".into()),
         (vec!["start", "ssh-multiplexer", "x"], "unexpected argument \"x\"".into()),
         (vec!["version", "x"], "unexpected argument \"x\"".into()),
-        (vec!["start", "database"], "\"database\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: ssh-multiplexer)".into()),
+        (vec!["start", "database"], "\"database\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: identity, ssh-multiplexer)".into()),
         (vec!["configure"], "the command configure is not in this version of tbot-rs".into()),
         (vec!["init"], "the command init needs a Teleport cluster, which tbot-rs does without; leave it out".into()),
         (vec!["-d", "ssh-multiplexer-proxy-command", "a"], "unexpected argument \"a\"".into()),

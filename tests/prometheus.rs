@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use common::keys::{Keys, with_identity};
 use common::process::{Process, succeed};
 use common::procfs;
 use common::readme::{block, is_of_a_name, words};
@@ -181,7 +182,10 @@ fn promtool_takes_the_configuration_and_the_rules_of_the_readme() {
 
 #[test]
 fn the_alerts_of_the_readme_ask_for_metrics_that_are_there() {
-    let metrics = Tbot::start().metrics();
+    let keys = Keys::with_ca();
+    let metrics = with_identity(&keys.ssh_ca("root"), "", "")
+        .start()
+        .metrics();
     let is_there = |name: &str| metrics.contains(&format!("\n# TYPE {name} "));
     for prefix in ["tbot_", "process_"] {
         let mut names = words(rules(), prefix, is_of_a_name).peekable();

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use common::keys::{Keys, with_identity};
 use common::process::{run, succeed};
 use common::readme::{README, block, is_of_a_name, words};
-use common::tbot::Tbot;
 
 fn is_of_a_flag(c: char) -> bool {
     c == '-' || c.is_ascii_lowercase()
@@ -112,7 +112,8 @@ fn has_word(text: &str, word: &str) -> bool {
 
 #[test]
 fn it_names_every_metric_and_no_other() {
-    let tbot = Tbot::start();
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
     let metrics = tbot.metrics();
     let families: BTreeSet<&str> = metrics
         .lines()

@@ -11,13 +11,32 @@ const SYMLINKS: &str = "is not a choice here; remove it: tbot-rs always refuses 
 const ACCESS: &str = "is not in tbot-rs; remove it: the destination is its owner's alone, and \
     \"allowed_uids\" of the service lets other users connect";
 
+/// How the original joins a cluster.
+const JOIN_METHODS: [&str; 16] = [
+    "azure",
+    "azure_devops",
+    "bitbucket",
+    "bound_keypair",
+    "circleci",
+    "ec2",
+    "env0",
+    "gcp",
+    "github",
+    "gitlab",
+    "iam",
+    "kubernetes",
+    "oracle",
+    "spacelift",
+    "terraform_cloud",
+    "token",
+];
+
 /// Keys of the original's configuration, and why they are an error.
-const KEYS: [(&str, &str); 15] = [
+const KEYS: [(&str, &str); 14] = [
     ("proxy_server", LATER),
     ("proxy_templates_path", LATER),
     ("proxy_templates", LATER),
     ("clusters", LATER),
-    ("onboarding", LATER),
     ("auth_server", CLUSTER),
     ("fips", CLUSTER),
     ("insecure", CLUSTER),
@@ -34,14 +53,13 @@ const KEYS: [(&str, &str); 15] = [
 ];
 
 /// Service types of the original, all of which get what they serve from a cluster.
-const SERVICES: [&str; 21] = [
+const SERVICES: [&str; 20] = [
     "application",
     "application-proxy",
     "application-tunnel",
     "client-credential",
     "database",
     "database-tunnel",
-    "identity",
     "kubernetes",
     "kubernetes/argo-cd",
     "kubernetes/v2",
@@ -64,12 +82,23 @@ pub(super) fn key(key: &str) -> Option<&'static str> {
     Some(why)
 }
 
+/// Why a join method of the original is an error here.
+pub(super) fn join_method(method: &str) -> Option<String> {
+    JOIN_METHODS.contains(&method).then(|| {
+        format!(
+            "{} needs a Teleport cluster, which tbot-rs does without (allowed: ssh-ca, command, \
+             key-file, none)",
+            quoted(method)
+        )
+    })
+}
+
 /// Why a service type of the original is an error here.
 pub(crate) fn service(kind: &str) -> Option<String> {
     SERVICES.contains(&kind).then(|| {
         format!(
             "{} needs a Teleport cluster, which tbot-rs does without; remove it \
-             (tbot-rs serves: ssh-multiplexer)",
+             (tbot-rs serves: identity, ssh-multiplexer)",
             quoted(kind)
         )
     })

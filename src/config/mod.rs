@@ -15,6 +15,7 @@ mod error;
 pub(crate) mod foreign;
 mod nearest;
 mod node;
+mod onboarding;
 mod schema;
 mod service;
 mod settings;
@@ -25,7 +26,7 @@ pub use duration::show_duration;
 pub use error::Error;
 pub use node::{Node, Origin, Value};
 pub use schema::{Overrides, load};
-pub use settings::{LogFormat, Service, ServiceKind, Settings, SshMultiplexer};
+pub use settings::{IdentityOutput, LogFormat, Service, ServiceKind, Settings, SshMultiplexer};
 pub use source::Source;
 
 pub(crate) use destination::directory_from_flag;

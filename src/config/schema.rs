@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::cursor::{Cursor, Map, Reading};
 use super::node::{Node, Origin, Value};
 use super::service::{self, Renewal};
-use super::{Error, Loaded, LogFormat, Settings, Source, address, destination, quoted, yaml};
+use super::{
+    Error, Loaded, LogFormat, Settings, Source, address, destination, onboarding, quoted, yaml,
+};
 
 const KEYS: &[&str] = &[
     "version",
@@ -18,6 +20,7 @@ const KEYS: &[&str] = &[
     "oneshot",
     "shutdown_grace",
     "storage",
+    "onboarding",
     "services",
     "outputs",
 ];
@@ -88,8 +91,9 @@ fn settings(
     if let Some(Some(_)) = root.optional("storage", destination::storage)?
         && let Some(storage) = root.get("storage")
     {
-        storage.warn("nothing is stored there: this version has no identity to keep");
+        storage.warn("nothing is stored there: keys live in memory alone");
     }
+    let onboarding = root.optional("onboarding", onboarding::onboarding)?;
     let mut services = Vec::new();
     for key in ["services", "outputs"] {
         if let Some(list) = root.get(key) {
@@ -103,6 +107,8 @@ fn settings(
              tbot start ssh-multiplexer --destination DIR",
         ));
     }
+    let onboarding = onboarding.flatten();
+    let (services, outputs) = service::services(&services, renewal, onboarding.is_some())?;
     Ok(Settings {
         debug: debug.unwrap_or(false),
         log_format: log_format.unwrap_or_default(),
@@ -112,6 +118,8 @@ fn settings(
         oneshot: oneshot.unwrap_or(false),
         shutdown_grace: shutdown_grace.unwrap_or(Duration::from_secs(10)),
         pid_file: None,
-        services: service::services(&services, renewal)?,
+        onboarding,
+        services,
+        outputs,
     })
 }

@@ -1,13 +1,19 @@
 //! The services of a configuration: their types, names, and the ssh-multiplexer's keys.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
-use super::settings::{Service, ServiceKind, SshMultiplexer};
+use super::settings::{IdentityOutput, Service, ServiceKind, SshMultiplexer};
 use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
+use crate::errors::plain;
 
 const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
+const IDENTITY: &str = "identity";
+
+/// What can be run.
+const TYPES: [&str; 2] = [IDENTITY, SSH_MULTIPLEXER];
 
 /// The original's own services; a readiness list that holds both would be ambiguous.
 const RESERVED: [&str; 5] = [
@@ -17,6 +23,9 @@ const RESERVED: [&str; 5] = [
     "identity",
     "spiffe-trust-bundle-cache",
 ];
+
+/// Of a file with public keys; a key is at most a kilobyte.
+const MAX_KEYS: u64 = 256 * 1024;
 
 const KEYS: &[&str] = &[
     "type",
@@ -28,6 +37,19 @@ const KEYS: &[&str] = &[
     "connect_timeout",
     "max_connections",
     "allowed_uids",
+    "host_ca",
+    "known_hosts",
+    "credential_ttl",
+    "renewal_interval",
+];
+
+const IDENTITY_KEYS: &[&str] = &[
+    "type",
+    "name",
+    "destination",
+    "cluster_name",
+    "host_ca",
+    "known_hosts",
     "credential_ttl",
     "renewal_interval",
 ];
@@ -68,15 +90,24 @@ impl Renewal {
     }
 }
 
-/// The services at `cursors`, in their order.
-pub(super) fn services(cursors: &[Cursor], renewal: Renewal) -> Result<Vec<Service>, Error> {
-    let mut services: Vec<Service> = Vec::new();
-    for (n, cursor) in cursors.iter().enumerate() {
-        expect_ssh_multiplexer(cursor)?;
-        let map = cursor.map("a mapping with a \"type\"", KEYS)?;
-        // All services are of the one type there is.
-        let name = name(&map, &format!("{SSH_MULTIPLEXER}-{}", n + 1))?;
-        if let Some(other) = services.iter().position(|service| service.name == name) {
+/// The services at `cursors` and the outputs, each in their order.
+pub(super) fn services(
+    cursors: &[Cursor],
+    renewal: Renewal,
+    has_identity: bool,
+) -> Result<(Vec<Service>, Vec<IdentityOutput>), Error> {
+    let (mut services, mut outputs) = (Vec::new(), Vec::new());
+    // Of each so far: its name, and the directory it has for itself.
+    let mut taken: Vec<(String, PathBuf)> = Vec::new();
+    for cursor in cursors {
+        let kind = kind(cursor)?;
+        let (keys, count) = match kind {
+            IDENTITY => (IDENTITY_KEYS, outputs.len()),
+            _ => (KEYS, services.len()),
+        };
+        let map = cursor.map("a mapping with a \"type\"", keys)?;
+        let name = name(&map, &format!("{kind}-{}", count + 1))?;
+        if let Some(other) = taken.iter().position(|(taken, _)| *taken == name) {
             let other = cursors[other].short_name();
             let at = map.get("name");
             let advice = match at {
@@ -88,42 +119,73 @@ pub(super) fn services(cursors: &[Cursor], renewal: Renewal) -> Result<Vec<Servi
                 quoted(&name)
             )));
         }
-        let multiplexer = ssh_multiplexer(&map, renewal)?;
-        let place = real_path(&multiplexer.destination);
-        for (other, service) in services.iter().enumerate() {
-            let ServiceKind::SshMultiplexer(before) = &service.kind;
-            if real_path(&before.destination) == place {
-                let at = map.get("destination");
-                return Err(at.as_ref().unwrap_or(cursor).error(format!(
-                    "{} is the destination of {}; each service needs its own",
-                    quoted(&place.display().to_string()),
-                    cursors[other].short_name()
-                )));
+        let destination;
+        if kind == IDENTITY {
+            if !has_identity {
+                return Err(cursor.error(
+                    "needs to know where keys and certificates come from: write \"onboarding\" with a \
+                     join_method",
+                ));
             }
+            let output = identity(&map, name.clone(), renewal)?;
+            destination = real_path(&output.destination);
+            outputs.push(output);
+        } else {
+            let multiplexer = ssh_multiplexer(&map, renewal)?;
+            destination = real_path(&multiplexer.destination);
+            services.push(Service {
+                name: name.clone(),
+                kind: ServiceKind::SshMultiplexer(multiplexer),
+            });
         }
-        services.push(Service {
-            name,
-            kind: ServiceKind::SshMultiplexer(multiplexer),
-        });
+        if let Some(other) = taken.iter().position(|(_, taken)| *taken == destination) {
+            let at = map.get("destination");
+            return Err(at.as_ref().unwrap_or(cursor).error(format!(
+                "{} is the destination of {}; each service needs its own",
+                quoted(&destination.display().to_string()),
+                cursors[other].short_name()
+            )));
+        }
+        taken.push((name, destination));
     }
-    Ok(services)
+    Ok((services, outputs))
 }
 
 /// Looks at the type before any other key: another type has other keys.
-fn expect_ssh_multiplexer(cursor: &Cursor) -> Result<(), Error> {
+fn kind(cursor: &Cursor) -> Result<&'static str, Error> {
     let map = cursor.map_of_any_keys("a mapping with a \"type\"")?;
     let at = map.required("type", "type: ssh-multiplexer")?;
     let kind = at.text()?;
-    if kind == SSH_MULTIPLEXER {
-        return Ok(());
+    if let Some(known) = TYPES.into_iter().find(|known| *known == kind) {
+        return Ok(known);
     }
     Err(at.error(foreign::service(kind).unwrap_or_else(|| {
         format!(
-            "unknown service type {}{} (allowed: {SSH_MULTIPLEXER})",
+            "unknown service type {}{} (allowed: {})",
             quoted(kind),
-            did_you_mean(kind, [SSH_MULTIPLEXER]).unwrap_or_default()
+            did_you_mean(kind, TYPES).unwrap_or_default(),
+            TYPES.join(", ")
         )
     })))
+}
+
+fn identity(map: &Map, name: String, renewal: Renewal) -> Result<IdentityOutput, Error> {
+    let destination = map.required(
+        "destination",
+        "destination: { type: directory, path: /etc/tbot-id }",
+    )?;
+    let renewal = renewal.read(map)?;
+    Ok(IdentityOutput {
+        name,
+        destination: destination::destination(&destination)?,
+        cluster_name: map.optional("cluster_name", address::cluster_name)?,
+        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
+        known_hosts: map
+            .optional("known_hosts", known_hosts)?
+            .unwrap_or_default(),
+        credential_ttl: renewal.ttl,
+        renewal_interval: renewal.interval,
+    })
 }
 
 fn name(map: &Map, default: &str) -> Result<String, Error> {
@@ -170,13 +232,75 @@ fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error>
             .optional("max_connections", |at| at.number(1, 1_000_000))?
             .map_or(10_000, |number| number as usize),
         allowed_uids: map.optional("allowed_uids", uids)?.unwrap_or_default(),
+        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
+        known_hosts: map
+            .optional("known_hosts", known_hosts)?
+            .unwrap_or_default(),
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,
     })
 }
 
+/// Public keys in OpenSSH's form, without their comments: each item is one, or the path of a file of them.
+fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
+    let mut keys = Vec::new();
+    for item in cursor.list("a list of public keys and paths such as [/etc/ssh/host_ca.pub]")? {
+        let text = item.text()?;
+        if !text.starts_with('/') {
+            keys.push(public_key(&item, text, "")?);
+            continue;
+        }
+        let mut file = String::new();
+        let read = std::fs::File::open(text)
+            .and_then(|from| from.take(MAX_KEYS).read_to_string(&mut file));
+        read.map_err(|error| {
+            item.error(format!(
+                "{} cannot be read: {}",
+                quoted(text),
+                plain(&error)
+            ))
+        })?;
+        let before = keys.len();
+        for line in file.lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                keys.push(public_key(&item, line, &format!(" in {text}"))?);
+            }
+        }
+        if keys.len() == before {
+            // Without a key ssh would go by its own files, which nobody means who names one.
+            return Err(item.error(format!("{} has no public key", quoted(text))));
+        }
+    }
+    Ok(keys)
+}
+
+fn public_key(cursor: &Cursor, text: &str, place: &str) -> Result<String, Error> {
+    let mut key = ssh_key::PublicKey::from_openssh(text).map_err(|error| {
+        cursor.error(format!(
+            "{}{place} is no public key; write one as `cat host_ca.pub` shows it ({error})",
+            quoted(text)
+        ))
+    })?;
+    key.set_comment("");
+    key.to_openssh()
+        .map_err(|error| cursor.error(error.to_string()))
+}
+
+/// Hosts and their keys, each item as a line of ssh's own known_hosts.
+fn known_hosts(cursor: &Cursor) -> Result<Vec<String>, Error> {
+    let items = cursor.list("a list of lines such as [\"db1.example ssh-ed25519 AAAA...\"]")?;
+    let line = |item: &Cursor| {
+        let text = item.text()?;
+        let is_line = text.parse::<ssh_key::known_hosts::Entry>().is_ok();
+        is_line
+            .then(|| text.to_owned())
+            .ok_or_else(|| item.error(format!("{} is no line of a known_hosts file", quoted(text))))
+    };
+    items.iter().map(line).collect()
+}
+
 /// The words of a command, of which the first is the program.
-fn words(cursor: &Cursor) -> Result<Vec<String>, Error> {
+pub(super) fn words(cursor: &Cursor) -> Result<Vec<String>, Error> {
     let items = cursor.list("a list of words such as [/usr/bin/fdpass-teleport]")?;
     if let Some(program) = items.first()
         && program.text()?.is_empty()

@@ -22,8 +22,31 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Where to write the process id (`--pid-file`).
     pub pid_file: Option<PathBuf>,
+    /// Where the identity's credentials come from; `None`: there is no identity (`onboarding`, ours).
+    pub onboarding: Option<crate::identity::Source>,
     /// In the file's order, then the command line's.
     pub services: Vec<Service>,
+    /// Credentials written into files, as in the file's order.
+    pub outputs: Vec<IdentityOutput>,
+}
+
+/// `type: identity`: key, certificate and what ssh needs beside them, for clients without an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdentityOutput {
+    /// Unique among all services.
+    pub name: String,
+    /// Directory of its files; absolute (`destination`).
+    pub destination: PathBuf,
+    /// Hosts that `ssh_config` is for; `None`: all (`cluster_name`, ours).
+    pub cluster_name: Option<String>,
+    /// Public keys whose certificates of hosts are trusted (`host_ca`, ours).
+    pub host_ca: Vec<String>,
+    /// Hosts with their keys, as in ssh's known_hosts (`known_hosts`, ours).
+    pub known_hosts: Vec<String>,
+    /// How long the certificate lives, where it is not the run's.
+    pub credential_ttl: Duration,
+    /// How often it is renewed, where it is not the run's.
+    pub renewal_interval: Duration,
 }
 
 /// How log lines look.
@@ -68,6 +91,10 @@ pub struct SshMultiplexer {
     pub max_connections: usize,
     /// Users who may connect beside the one who runs tbot, by number (`allowed_uids`, ours).
     pub allowed_uids: Vec<u32>,
+    /// Public keys whose certificates of hosts are trusted (`host_ca`, ours).
+    pub host_ca: Vec<String>,
+    /// Hosts with their keys, as in ssh's known_hosts (`known_hosts`, ours).
+    pub known_hosts: Vec<String>,
     /// How long its credential lives, where it is not the run's.
     pub credential_ttl: Duration,
     /// How often it is renewed, where it is not the run's.

@@ -1,6 +1,7 @@
 //! The files clients read: `ssh_config` and `known_hosts`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// What goes into the files of one multiplexer.
 #[derive(Clone, Debug)]
@@ -11,18 +12,25 @@ pub struct Artifacts {
     pub cluster: Option<String>,
     /// The words of the ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
+    /// Public keys of authorities whose certificates of hosts are good.
+    pub host_ca: Vec<String>,
+    /// Lines with a host and its key.
+    pub known_hosts: Vec<String>,
+    /// Whether there is an agent, at `agent.sock`.
+    pub agent: bool,
 }
 
 impl Artifacts {
     /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`.
     ///
-    /// It names no `UserKnownHostsFile` as long as `known_hosts` has no authority: ssh would write the
-    /// keys a user accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
+    /// It names no `UserKnownHostsFile` as long as `known_hosts` is empty: ssh would write the keys a user
+    /// accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
     /// value here would beat those behind an `Include`.
     pub fn ssh_config(&self) -> String {
-        let (pattern, target) = match &self.cluster {
-            Some(cluster) => (format!("*.{cluster}"), format!("%h:%p|{cluster}")),
-            None => ("*".to_owned(), "%h:%p".to_owned()),
+        let pattern = self.pattern();
+        let target = match &self.cluster {
+            Some(cluster) => format!("%h:%p|{cluster}"),
+            None => "%h:%p".to_owned(),
         };
         let socket = self.destination.join("v1.sock");
         let mut command: Vec<String> = self
@@ -39,14 +47,80 @@ impl Artifacts {
             "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
             command = command.join(" "),
         );
+        self.add_known_hosts(&mut text);
+        if self.agent {
+            let socket = self.quoted(Path::new("agent.sock"));
+            let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
+        }
         text.push_str("# End: written by tbot\n");
         text
     }
 
-    /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): no host authority is
-    /// known without a credential, so it holds a comment.
+    /// The same for clients that use a key file, and its certificate if there is one, and reach hosts by
+    /// themselves.
+    pub fn ssh_config_of_files(&self, key: &Path, certificate: Option<&Path>) -> String {
+        let pattern = self.pattern();
+        let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
+        let _ = write!(
+            text,
+            "Host {pattern}\n    IdentityFile {}\n",
+            self.quoted(key)
+        );
+        if let Some(certificate) = certificate {
+            let _ = writeln!(text, "    CertificateFile {}", self.quoted(certificate));
+        }
+        text.push_str("    IdentitiesOnly yes\n    IdentityAgent none\n");
+        self.add_known_hosts(&mut text);
+        text.push_str("# End: written by tbot\n");
+        text
+    }
+
+    fn pattern(&self) -> String {
+        match &self.cluster {
+            Some(cluster) => format!("*.{cluster}"),
+            None => "*".to_owned(),
+        }
+    }
+
+    fn add_known_hosts(&self, text: &mut String) {
+        if self.knows_hosts() {
+            // Who is not in it is a stranger: nothing is to be asked, and nothing written.
+            let file = self.quoted(Path::new("known_hosts"));
+            let _ = write!(
+                text,
+                "    UserKnownHostsFile {file}\n    StrictHostKeyChecking yes\n"
+            );
+        }
+    }
+
+    /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). Without an authority or a
+    /// host it holds a comment.
     pub fn known_hosts(&self) -> String {
-        "# Written by tbot: no host authorities are configured.\n".to_owned()
+        if !self.knows_hosts() {
+            return "# Written by tbot: no host authorities are configured.\n".to_owned();
+        }
+        let mut text = String::from("# Written by tbot, changes are overwritten\n");
+        let hosts = match &self.cluster {
+            Some(cluster) => format!("{cluster},*.{cluster}"),
+            None => "*".to_owned(),
+        };
+        for key in &self.host_ca {
+            let _ = writeln!(text, "@cert-authority {hosts} {key}");
+        }
+        for line in &self.known_hosts {
+            let _ = writeln!(text, "{line}");
+        }
+        text
+    }
+
+    fn knows_hosts(&self) -> bool {
+        !self.host_ca.is_empty() || !self.known_hosts.is_empty()
+    }
+
+    /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
+    fn quoted(&self, name: &Path) -> String {
+        let path = self.destination.join(name);
+        format!("\"{}\"", path.to_string_lossy().replace('%', "%%"))
     }
 }
 
@@ -67,6 +141,9 @@ mod tests {
                 "/usr/bin/tbot".into(),
                 "ssh-multiplexer-proxy-command".into(),
             ],
+            host_ca: Vec::new(),
+            known_hosts: Vec::new(),
+            agent: false,
         }
     }
 

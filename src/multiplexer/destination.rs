@@ -34,7 +34,16 @@ const LOCK: &str = ".tbot.lock";
 const OTHERS_WRITE: u32 = 0o022;
 
 /// Names tbot gives to what it puts here; a directory that holds nothing else is its own.
-const OURS: &[&str] = &["ssh_config", "known_hosts", "v1.sock", "agent.sock", LOCK];
+const OURS: &[&str] = &[
+    "ssh_config",
+    "known_hosts",
+    "v1.sock",
+    "agent.sock",
+    "key",
+    "key.pub",
+    "key-cert.pub",
+    LOCK,
+];
 
 /// A directory that is ours as long as this lives.
 #[derive(Debug)]
@@ -166,6 +175,14 @@ impl Destination {
             )
             .is_ok()
             && held == content
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A listening socket `name` in the directory; a dead one of that name is replaced.

@@ -4,10 +4,10 @@
 //! the target is looked up and dialled (`upstream`), and the two sockets go to the `relay`. The
 //! files that tell an ssh client of it are `artifacts` in a `destination`.
 
-mod artifacts;
+pub(crate) mod artifacts;
 mod client;
 mod counts;
-mod destination;
+pub(crate) mod destination;
 mod flow;
 mod inbox;
 mod limits;
@@ -62,6 +62,14 @@ pub struct Options {
     /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
     /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
     pub allowed_uids: Vec<u32>,
+    /// Public keys whose certificates of hosts clients trust, and lines of hosts with their keys; without
+    /// any, ssh goes by its own files.
+    pub host_ca: Vec<String>,
+    /// See `host_ca`.
+    pub known_hosts: Vec<String>,
+    /// Served by an agent at `agent.sock`; `None`: there is no agent.
+    #[cfg(feature = "identity")]
+    pub identity: Option<crate::identity::Identity>,
 }
 
 impl Options {
@@ -75,6 +83,10 @@ impl Options {
             request_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: Vec::new(),
+            host_ca: Vec::new(),
+            known_hosts: Vec::new(),
+            #[cfg(feature = "identity")]
+            identity: None,
         }
     }
 }
@@ -151,6 +163,8 @@ pub struct Multiplexer {
     max_connections: usize,
     // Behind the set-up thread, which uses it.
     relay: Arc<Relay>,
+    #[cfg(feature = "identity")]
+    agent: Option<(Arc<Socket>, crate::identity::agent::Agent<Socket>)>,
 }
 
 impl Multiplexer {
@@ -204,6 +218,22 @@ impl Multiplexer {
             max_connections: options.max_connections,
             allowed_uids,
         };
+        #[cfg(feature = "identity")]
+        let agent = match &options.identity {
+            None => None,
+            Some(identity) => {
+                let listening = system(&format!("listen on {}", path.join("agent.sock").display()));
+                let socket = Arc::new(destination.listen("agent.sock").map_err(listening)?);
+                let uids = limits.allowed_uids.clone();
+                let agent =
+                    crate::identity::agent::Agent::start(socket.clone(), identity.clone(), uids);
+                Some((socket, agent.map_err(system("start the agent"))?))
+            }
+        };
+        #[cfg(feature = "identity")]
+        let has_agent = agent.is_some();
+        #[cfg(not(feature = "identity"))]
+        let has_agent = false;
         let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
         let setup = setup.map_err(system("prepare the set-up thread"))?;
         let (inbox, pulse) = (setup.inbox(), setup.pulse());
@@ -217,6 +247,9 @@ impl Multiplexer {
             destination: path.clone(),
             cluster: options.cluster_name.clone(),
             proxy_command: options.proxy_command.clone(),
+            host_ca: options.host_ca.clone(),
+            known_hosts: options.known_hosts.clone(),
+            agent: has_agent,
         };
         Ok(Self {
             shared,
@@ -228,6 +261,8 @@ impl Multiplexer {
             pulse,
             max_connections: options.max_connections,
             relay,
+            #[cfg(feature = "identity")]
+            agent,
         })
     }
 
@@ -264,12 +299,24 @@ impl Multiplexer {
         if let Some(problem) = self.relay.problem() {
             return Some(problem);
         }
+        let not_ours = |name: &str| {
+            let path = self.destination.path().join(name);
+            format!(
+                "{} is not this tbot's socket any more: restart tbot",
+                path.display()
+            )
+        };
         if !self.destination.leads_to(&self.socket) {
-            let path = self.socket_path();
-            let path = path.display();
-            return Some(format!(
-                "{path} is not this tbot's socket any more: restart tbot"
-            ));
+            return Some(not_ours("v1.sock"));
+        }
+        #[cfg(feature = "identity")]
+        if let Some((socket, agent)) = &self.agent {
+            if !agent.is_alive() {
+                return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
+            }
+            if !self.destination.leads_to(socket) {
+                return Some(not_ours("agent.sock"));
+            }
         }
         let most = self.max_connections;
         if self.in_flight() >= most {
@@ -293,6 +340,10 @@ impl Multiplexer {
     /// Accepts nothing more and takes the socket away; connections there are go on.
     pub fn stop_accepting(&self) {
         self.destination.unlink(&self.socket);
+        #[cfg(feature = "identity")]
+        if let Some((socket, _)) = &self.agent {
+            self.destination.unlink(socket);
+        }
         self.setup.send(Message::StopAccepting);
     }
 

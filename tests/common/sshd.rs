@@ -18,7 +18,7 @@ pub struct Sshd {
     pub address: SocketAddr,
     /// Keys and configuration; tests may put files here.
     pub directory: TempDir,
-    user: String,
+    pub user: String,
 }
 
 impl Sshd {
@@ -29,6 +29,15 @@ impl Sshd {
 
     /// On a free port of `ip`.
     pub fn start_on(ip: IpAddr) -> Self {
+        Self::start_with(ip, |_| String::new())
+    }
+
+    /// On 127.0.0.1, with the lines that `more` gives for the directory with the host key.
+    pub fn configured(more: impl FnOnce(&Path) -> String) -> Self {
+        Self::start_with(Ipv4Addr::LOCALHOST.into(), more)
+    }
+
+    fn start_with(ip: IpAddr, more: impl FnOnce(&Path) -> String) -> Self {
         let directory = TempDir::new().expect("a directory for temporary files");
         let at = |name: &str| directory.path().join(name);
         for key in ["host_key", "client_key"] {
@@ -41,13 +50,14 @@ impl Sshd {
         fs::copy(at("client_key.pub"), at("authorized_keys")).expect("ssh-keygen wrote it");
         let host_key = fs::read_to_string(at("host_key.pub")).expect("ssh-keygen wrote it");
         fs::write(at("known_hosts"), format!("{ALIAS} {host_key}")).expect("the directory is ours");
+        let more = more(directory.path());
         if is_root() {
             // Where the server's unprivileged half is locked in; the service's start would make it.
             fs::create_dir_all("/run/sshd").expect("root may");
         }
         for _ in 0..10 {
             let address = free_address(ip);
-            let process = launch(directory.path(), address);
+            let process = launch(directory.path(), address, &more);
             let line = process.stderr.line_where("how the start went", |line| {
                 line.starts_with("Server listening") || line.contains("fatal")
             });
@@ -138,7 +148,7 @@ impl Drop for Sshd {
 /// The name under which clients know the host key, whatever name leads to the server.
 const ALIAS: &str = "sshd-under-test";
 
-fn launch(directory: &Path, address: SocketAddr) -> Process {
+fn launch(directory: &Path, address: SocketAddr, more: &str) -> Process {
     let at = |name: &str| directory.join(name).display().to_string();
     let config = format!(
         "ListenAddress {address}\n\
@@ -153,7 +163,8 @@ fn launch(directory: &Path, address: SocketAddr) -> Process {
          MaxStartups 1000\n\
          UseDNS no\n\
          PermitUserRC no\n\
-         Subsystem sftp internal-sftp\n",
+         Subsystem sftp internal-sftp\n\
+         {more}",
         at("host_key"),
         at("authorized_keys"),
     );

@@ -3,6 +3,7 @@
 #![cfg(feature = "cli")]
 
 mod files;
+mod onboarding;
 #[path = "../program/mod.rs"]
 mod program;
 mod values;
@@ -17,9 +18,9 @@ services:
 ";
 
 const KEYS: &str = "allowed: version, debug, log_format, diag_addr, credential_ttl, \
-    renewal_interval, oneshot, shutdown_grace, storage, services, outputs";
+    renewal_interval, oneshot, shutdown_grace, storage, onboarding, services, outputs";
 const SERVICE_KEYS: &str = "allowed: type, name, destination, cluster_name, proxy_command, \
-    enable_resumption, connect_timeout, max_connections, allowed_uids, credential_ttl, \
+    enable_resumption, connect_timeout, max_connections, allowed_uids, host_ca, known_hosts, credential_ttl, \
     renewal_interval";
 
 /// The program refuses `config` with this message behind the file's name, and writes nothing.

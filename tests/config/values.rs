@@ -56,6 +56,8 @@ fn defaults_hold_where_a_configuration_is_silent() {
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: vec![],
+            host_ca: vec![],
+            known_hosts: vec![],
             credential_ttl: Duration::from_secs(3600),
             renewal_interval: Duration::from_secs(1200),
         }
@@ -129,8 +131,7 @@ fn what_has_no_effect_is_a_warning() {
     assert_eq!(
         warnings,
         [
-            "my-config.yaml:6: storage: nothing is stored there: this version has no identity \
-             to keep",
+            "my-config.yaml:6: storage: nothing is stored there: keys live in memory alone",
             "my-config.yaml:5: services[0].enable_resumption: has no effect: resuming sessions \
              needs the Teleport proxy",
         ]
@@ -439,11 +440,11 @@ fn a_service_name_is_safe_in_a_url_and_unique() {
 fn a_service_of_another_type_is_told_why_not() {
     refused(
         "version: v2\nservices:\n  - type: ssh-multiplexor\n    colour: red\n",
-        ":3: services[0].type: unknown service type \"ssh-multiplexor\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)",
+        ":3: services[0].type: unknown service type \"ssh-multiplexor\"; did you mean \"ssh-multiplexer\"? (allowed: identity, ssh-multiplexer)",
     );
     refused(
         "version: v2\nservices:\n  - type: web\n",
-        ":3: services[0].type: unknown service type \"web\" (allowed: ssh-multiplexer)",
+        ":3: services[0].type: unknown service type \"web\" (allowed: identity, ssh-multiplexer)",
     );
     refused(
         "version: v2\nservices:\n  - destination: x\n",
@@ -454,7 +455,6 @@ fn a_service_of_another_type_is_told_why_not() {
         "application-tunnel",
         "database",
         "database-tunnel",
-        "identity",
         "kubernetes",
         "kubernetes/v2",
         "spiffe-workload-api",
@@ -465,7 +465,7 @@ fn a_service_of_another_type_is_told_why_not() {
             refused(
                 format!("version: v2\n{list}:\n  - type: {kind}\n    roles: [x]\n"),
                 &format!(
-                    ":3: {list}[0].type: \"{kind}\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: ssh-multiplexer)"
+                    ":3: {list}[0].type: \"{kind}\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: identity, ssh-multiplexer)"
                 ),
             );
         }
@@ -482,7 +482,6 @@ fn a_key_of_the_original_is_told_why_not() {
         ("proxy_server", LATER),
         ("proxy_templates", LATER),
         ("clusters", LATER),
-        ("onboarding", LATER),
         (
             "certificate_ttl",
             "is named \"credential_ttl\" in version v2",
@@ -495,8 +494,9 @@ fn a_key_of_the_original_is_told_why_not() {
         &format!(":5: services[0].proxy_templates_path: {LATER}"),
     );
     refused_lines(
-        "onboarding:\n  token: x",
-        &format!(":5: onboarding: {LATER}"),
+        "onboarding: { join_method: token, token: x }",
+        ":5: onboarding.join_method: \"token\" needs a Teleport cluster, which tbot-rs does without (allowed: \
+         ssh-ca, command, key-file, none)",
     );
     refused_lines(
         "storage: { type: memry }",

@@ -1,0 +1,241 @@
+//! The SSH agent: clients that connect use the key and never see it.
+//!
+//! A thread accepts, and each connection has one that reads and answers. A connection asks for the
+//! credential anew with each message, so one opened before a renewal signs with the new key after it; and
+//! with the one before, if that is what it was listed.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{Shutdown as ShutdownOf, SocketFlags, accept_with, shutdown};
+
+use super::Identity;
+use super::protocol::{Client, MAX_MESSAGE};
+
+/// Connections at once; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+
+/// From one message to the next. ssh holds its connection while it logs in.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// For one message, from its first byte, and for its answer to be taken.
+const MESSAGE: Duration = Duration::from_secs(10);
+
+/// The pause between strangers, to tell of one again: a line of log is not for them to make.
+const TELL: Duration = Duration::from_secs(1);
+
+/// RSA needs some of it.
+const STACK: usize = 512 * 1024;
+
+/// A running agent. Dropped, it closes its connections and joins its threads.
+#[derive(Debug)]
+pub struct Agent<S: AsFd + Send + Sync + 'static> {
+    shared: Arc<Shared>,
+    socket: Arc<S>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    allowed_uids: Vec<u32>,
+    open: Mutex<Open>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    stopping: bool,
+    next: u64,
+    streams: HashMap<u64, Arc<UnixStream>>,
+    /// When a stranger was last told of.
+    told: Option<Instant>,
+}
+
+impl<S: AsFd + Send + Sync + 'static> Agent<S> {
+    /// Serves `identity` to the users `allowed_uids` who connect to `socket`, which listens.
+    pub fn start(socket: Arc<S>, identity: Identity, allowed_uids: Vec<u32>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            identity,
+            allowed_uids,
+            open: Mutex::default(),
+            ended: Condvar::new(),
+        });
+        let (accepting, listener) = (shared.clone(), socket.clone());
+        let thread = thread::Builder::new()
+            .name("agent-accept".into())
+            .stack_size(STACK)
+            .spawn(move || accepting.accept(&*listener))?;
+        Ok(Self {
+            shared,
+            socket,
+            accepting: Some(thread),
+        })
+    }
+}
+
+impl<S: AsFd + Send + Sync + 'static> Agent<S> {
+    /// Whether it accepts.
+    pub fn is_alive(&self) -> bool {
+        self.accepting
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl<S: AsFd + Send + Sync + 'static> Drop for Agent<S> {
+    fn drop(&mut self) {
+        {
+            let mut open = self.shared.lock();
+            open.stopping = true;
+            for stream in open.streams.values() {
+                // It may be closed by its client.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        self.shared.ended.notify_all();
+        // Wakes the thread that accepts. Fails only for a socket that does not listen.
+        let _ = shutdown(&*self.socket, ShutdownOf::Both);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        let mut open = self.shared.lock();
+        while !open.streams.is_empty() {
+            open = self
+                .shared
+                .ended
+                .wait(open)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Shared {
+    #[inline(never)] // a frame with a name in profiles
+    fn accept(self: Arc<Self>, socket: &impl AsFd) {
+        loop {
+            let mut open = self.lock();
+            while open.streams.len() >= MAX_CONNECTIONS && !open.stopping {
+                open = self
+                    .ended
+                    .wait(open)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if open.stopping {
+                return;
+            }
+            drop(open);
+            let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+            match accept_with(socket, SocketFlags::CLOEXEC) {
+                Ok(stream) => self.admit(stream.into()),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(_) if self.lock().stopping => return,
+                // Out of descriptors or memory: others give some back.
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: UnixStream) {
+        match crate::sys::peer_uid(stream.as_fd()) {
+            Ok(uid) if self.allowed_uids.contains(&uid) => {}
+            Ok(uid) => {
+                let told = self.lock().told.replace(Instant::now());
+                if told.is_none_or(|told| told.elapsed() > TELL) {
+                    tracing::warn!(
+                        "agent: user {uid} may not connect (allowed_uids lists who else may)"
+                    );
+                }
+                return;
+            }
+            Err(_) => return,
+        }
+        let stream = Arc::new(stream);
+        let number = {
+            let mut open = self.lock();
+            if open.stopping {
+                return;
+            }
+            open.next += 1;
+            let number = open.next;
+            open.streams.insert(number, stream.clone());
+            number
+        };
+        let place = Place(self.clone(), number);
+        let serve = move || {
+            // Why it ends is told to nobody: a client that breaks off has its reasons.
+            let _ = place.0.serve(&stream);
+        };
+        let thread = thread::Builder::new()
+            .name("agent-client".into())
+            .stack_size(STACK);
+        // Without a thread the connection is closed, as dropping this does.
+        let _ = thread.spawn(serve);
+    }
+
+    fn serve(&self, stream: &UnixStream) -> io::Result<()> {
+        let (mut client, mut message) = (Client::default(), Vec::new());
+        loop {
+            let mut length = [0; 4];
+            read(stream, &mut length[..1], Instant::now() + IDLE)?;
+            let deadline = Instant::now() + MESSAGE;
+            read(stream, &mut length[1..], deadline)?;
+            let length = u32::from_be_bytes(length) as usize;
+            if length == 0 || length > MAX_MESSAGE {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            message.resize(length, 0);
+            read(stream, &mut message, deadline)?;
+            let credential = self.identity.current();
+            let answer = client.answer(credential, &message);
+            message.clear();
+            message.shrink_to(4096);
+            let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();
+            bytes.extend(answer);
+            stream.set_write_timeout(Some(MESSAGE))?;
+            let mut stream = stream;
+            stream.write_all(&bytes)?;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing panics while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place, given back however its thread ends.
+struct Place(Arc<Shared>, u64);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().streams.remove(&self.1);
+        self.0.ended.notify_all();
+    }
+}
+
+/// Fills `into` before `deadline`.
+fn read(mut stream: &UnixStream, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
+    while !into.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(into) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => into = &mut into[length..],
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! A private key that signs, and forgets itself when dropped.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rsa::signature::Signer;
+use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use ssh_key::private::{KeypairData, RsaKeypair};
+use ssh_key::public::KeyData;
+use ssh_key::rand_core::OsRng;
+use ssh_key::sha2::{Digest, Sha256, Sha512};
+use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature};
+use zeroize::Zeroizing;
+
+use super::scalar;
+use crate::errors::plain;
+
+/// A key file is some kilobytes; what is longer is none.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// A private key in memory, which is zeroed when it is dropped. It is never shown.
+pub struct Key {
+    /// In one place, as moving it would leave copies behind.
+    private: Box<PrivateKey>,
+    /// What signs, of an RSA key.
+    rsa: Option<RsaPrivateKey>,
+}
+
+impl Key {
+    /// A new ed25519 key.
+    pub fn generate() -> Result<Self, String> {
+        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
+        key.map_err(|error| error.to_string())
+            .and_then(Self::new)
+            .map_err(|error| format!("cannot make a key: {error}"))
+    }
+
+    /// Reads a key in OpenSSH's format, encrypted or not. As ssh does, it refuses a file that others may
+    /// read. The error is a sentence with the path.
+    pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
+        let text = read_secret(path)?;
+        let shown = path.display();
+        let key = parse(&text).map_err(|error| {
+            format!(
+                "{shown} is no private key in OpenSSH's format: {error} \
+                 (`ssh-keygen -p -f FILE` converts older ones)"
+            )
+        })?;
+        let key = match (key.is_encrypted(), passphrase) {
+            (false, _) => key,
+            (true, None) => {
+                return Err(format!(
+                    "{shown} is encrypted, and no passphrase file is given"
+                ));
+            }
+            (true, Some(passphrase)) => {
+                let words = read_secret(passphrase)?;
+                let words = words.trim_end_matches(['\n', '\r']);
+                let wrong = |_| {
+                    format!(
+                        "the passphrase in {} does not open {shown}",
+                        passphrase.display()
+                    )
+                };
+                decrypt(&key, words).map_err(wrong)?
+            }
+        };
+        Self::new(key).map_err(|problem| format!("{shown} cannot be used: {problem}"))
+    }
+
+    fn new(private: PrivateKey) -> Result<Self, String> {
+        let private = Box::new(private);
+        crate::sys::lock_memory(&*private);
+        let rsa = match private.key_data() {
+            KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) => None,
+            KeypairData::Rsa(pair) => Some(rsa_key(pair)?),
+            _ => {
+                return Err(format!(
+                    "it is a key of the type {}, which cannot sign here (ed25519, ecdsa and rsa can)",
+                    private.algorithm()
+                ));
+            }
+        };
+        Ok(Self { private, rsa })
+    }
+
+    /// It in OpenSSH's format, not encrypted.
+    pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
+        let text = self.private.to_openssh(ssh_key::LineEnding::LF);
+        text.map_err(|error| format!("cannot write a key: {error}"))
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> &PublicKey {
+        self.private.public_key()
+    }
+
+    /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
+    pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
+        let signed = match &self.rsa {
+            Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
+            None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
+        };
+        crate::sys::clear_stack();
+        signed.map_err(|error| format!("cannot sign: {error}"))
+    }
+}
+
+/// For certificates, of which it is the authority.
+impl Signer<Signature> for Key {
+    fn try_sign(&self, data: &[u8]) -> Result<Signature, rsa::signature::Error> {
+        self.sign(data, None)
+            .map_err(rsa::signature::Error::from_source)
+    }
+}
+
+impl ssh_key::SigningKey for Key {
+    fn public_key(&self) -> KeyData {
+        self.public().key_data().clone()
+    }
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Key")
+            .field(&self.public().fingerprint(HashAlg::Sha256))
+            .finish()
+    }
+}
+
+fn parse(text: &str) -> Result<PrivateKey, ssh_key::Error> {
+    let key = PrivateKey::from_openssh(text);
+    if let Err(ssh_key::Error::Encoding(_)) = key {
+        let lines = text.lines().filter(|line| !line.starts_with('-'));
+        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        base64.extend(lines);
+        let bytes = STANDARD.decode(&*base64).map(Zeroizing::new);
+        if let Some(key) = bytes.ok().and_then(|bytes| scalar::read(&bytes)) {
+            return Ok(key);
+        }
+    }
+    key
+}
+
+fn decrypt(key: &PrivateKey, words: &str) -> Result<PrivateKey, ssh_key::Error> {
+    let decrypted = key.decrypt(words);
+    if let (Err(ssh_key::Error::Encoding(_)), Some(secret)) =
+        (&decrypted, key.key_data().encrypted())
+    {
+        let (cipher_key, iv) = key.kdf().derive_key_and_iv(key.cipher(), words)?;
+        let mut section = Zeroizing::new(secret.to_vec());
+        // Without a tag: of ciphers that have one, OpenSSH uses none unless told to.
+        (key.cipher()).decrypt(&cipher_key, &iv, &mut section, None)?;
+        let public = key.public_key().to_bytes()?;
+        if let Some(key) = scalar::of_sections(&public, &section) {
+            return Ok(key);
+        }
+    }
+    decrypted
+}
+
+/// `ssh-key` 0.6.7 makes the key from one prime twice, and then nothing can be signed.
+fn rsa_key(pair: &RsaKeypair) -> Result<RsaPrivateKey, String> {
+    let number =
+        |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).map_err(|error| error.to_string());
+    let primes = vec![number(&pair.private.p)?, number(&pair.private.q)?];
+    let (n, e, d) = (
+        number(&pair.public.n)?,
+        number(&pair.public.e)?,
+        number(&pair.private.d)?,
+    );
+    RsaPrivateKey::from_components(n, e, d, primes).map_err(|error| error.to_string())
+}
+
+/// Blinded, so that the time it takes tells nothing of the key.
+fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature, String> {
+    let signature = match hash {
+        HashAlg::Sha256 => key.sign_with_rng(
+            &mut OsRng,
+            Pkcs1v15Sign::new::<Sha256>(),
+            &Sha256::digest(data),
+        ),
+        _ => key.sign_with_rng(
+            &mut OsRng,
+            Pkcs1v15Sign::new::<Sha512>(),
+            &Sha512::digest(data),
+        ),
+    };
+    let signature = signature.map_err(|error| error.to_string())?;
+    Signature::new(Algorithm::Rsa { hash: Some(hash) }, signature)
+        .map_err(|error| error.to_string())
+}
+
+/// A file with a secret, which nobody but its owner may read.
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let failed = |error| format!("cannot read {shown}: {}", plain(&error));
+    let file = File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if !about.is_file() || about.size() > MAX_FILE {
+        return Err(format!(
+            "{shown} is no file with a secret of at most 64 KiB"
+        ));
+    }
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{shown} can be read or changed by others (mode {mode:04o}); `chmod 600` it"
+        ));
+    }
+    // Room for all of it at once: growing would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(about.size() as usize + 1));
+    file.take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    Ok(text)
+}

@@ -1,0 +1,550 @@
+//! The agent, with OpenSSH's clients and Paramiko, and with clients that misbehave.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rsa::signature::Signer;
+use rustix::process::Signal;
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, PrivateKey};
+
+use common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
+use common::process::{Process, run, succeed};
+use common::tbot::Tbot;
+use common::wait::{PATIENCE, until};
+use common::{STRANGER, as_user, is_root, mode, not_tested, procfs};
+
+fn key_file(path: &Path) -> String {
+    format!("{{ join_method: key-file, key_path: {} }}", path.display())
+}
+
+/// With a fresh key by `keys`' authority.
+fn start(keys: &Keys) -> Tbot {
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    tbot
+}
+
+#[test]
+fn opensshs_tools_list_try_and_sign() {
+    let keys = Keys::with_ca();
+    let kinds: [(&str, &[&str]); 5] = [
+        ("ed25519", &["-t", "ed25519"]),
+        ("ecdsa256", &["-t", "ecdsa", "-b", "256"]),
+        ("ecdsa384", &["-t", "ecdsa", "-b", "384"]),
+        ("ecdsa521", &["-t", "ecdsa", "-b", "521"]),
+        ("rsa", &["-t", "rsa", "-b", "3072"]),
+    ];
+    for (name, kind) in kinds {
+        let key = keys.generate(name, kind, "");
+        let certificate = keys.certify(name, &["-I", "an id", "-n", "root", "-V", "+1h"]);
+        let public = keys.path(&format!("{name}.pub"));
+        let tbot = with_identity(&key_file(&key), "", "").start();
+        await_healthy(&tbot, "identity");
+        let list = succeed(client(&tbot, "ssh-add").arg("-l"));
+        let print = keys.fingerprint(&format!("{name}.pub"));
+        let lines: Vec<&str> = list.lines().collect();
+        assert_eq!(lines.len(), 2, "{list}");
+        assert!(
+            lines[0].contains(&format!(" {print} an id (")) && lines[0].ends_with("-CERT)"),
+            "{list}"
+        );
+        assert!(lines[1].contains(&format!(" {print} {name} (")), "{list}");
+        let list = listed(&tbot);
+        let words = |text: &str| {
+            text.split(' ')
+                .take(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            words(&list[0]),
+            words(&fs::read_to_string(&certificate).expect("it is there"))
+        );
+        assert_eq!(
+            words(&list[1]),
+            words(&fs::read_to_string(&public).expect("it is there"))
+        );
+        // Signs a random challenge and verifies it.
+        succeed(
+            client(&tbot, "ssh-add")
+                .arg("-T")
+                .arg(&public)
+                .arg(&certificate),
+        );
+        let message = keys.write("message", "text to sign");
+        // It finds the agent's key by the public one: without the private file, to be sure.
+        fs::rename(&key, keys.path("away")).expect("ours");
+        let mut sign = client(&tbot, "ssh-keygen");
+        sign.args(["-Y", "sign", "-n", "file", "-f"]).arg(&public);
+        let _ = fs::remove_file(keys.path("message.sig"));
+        succeed(sign.arg(&message));
+        keys.write(
+            "allowed",
+            format!("someone {}", keys.text(&format!("{name}.pub"))),
+        );
+        let verify = |message: &str| {
+            let mut verify = Process::spawn_with_input(
+                Command::new("ssh-keygen")
+                    .args(["-Y", "verify", "-n", "file", "-I", "someone", "-f"])
+                    .arg(keys.path("allowed"))
+                    .arg("-s")
+                    .arg(keys.path("message.sig")),
+            );
+            verify
+                .input()
+                .write_all(message.as_bytes())
+                .expect("it reads");
+            verify.close_input();
+            verify.finish()
+        };
+        let good = verify("text to sign");
+        assert!(
+            good.status.success() && good.stdout.contains(&print),
+            "{good:?}"
+        );
+        assert!(!verify("other text").status.success());
+    }
+}
+
+#[test]
+fn rsa_logs_in_by_each_hash() {
+    let keys = Keys::with_ca();
+    let key = keys.generate("id", &["-t", "rsa", "-b", "3072"], "");
+    let sshd = keys.sshd();
+    keys.certify("id", &["-I", "x", "-n", &sshd.user, "-V", "+1h"]);
+    let host_ca = format!("    host_ca: [{}]", keys.path("ca.pub").display());
+    let tbot = with_identity(&key_file(&key), "", &host_ca).start();
+    await_healthy(&tbot, "identity");
+    for hash in ["256", "512"] {
+        // Options go before the host.
+        let mut login = Command::new("ssh");
+        login.arg("-o").arg(format!(
+            "PubkeyAcceptedAlgorithms=rsa-sha2-{hash}-cert-v01@openssh.com"
+        ));
+        login.args(ssh(&tbot, &sshd, "127.0.0.1", "echo in").get_args());
+        let end = run(login.env_remove("SSH_AUTH_SOCK"));
+        assert_eq!(end.stdout, "in\n", "{end:?}");
+    }
+}
+
+#[test]
+fn paramiko_uses_it() {
+    let keys = Keys::with_ca();
+    let sshd = keys.sshd();
+    let key = keys.generate("id", &["-t", "ed25519"], "");
+    fs::copy(
+        keys.path("id.pub"),
+        sshd.directory.path().join("authorized_keys"),
+    )
+    .expect("ours");
+    let tbot = with_identity(&key_file(&key), "", "").start();
+    await_healthy(&tbot, "identity");
+    let script = r#"
+import paramiko, socket, sys
+path, host, port, user = sys.argv[1:]
+stream = socket.socket(socket.AF_UNIX)
+stream.connect(path)
+stream.sendall(f"{host}:{port}\0".encode())
+client = paramiko.SSHClient()
+client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+client.connect(host, sock=stream, username=user, allow_agent=True, look_for_keys=False)
+print(client.exec_command("echo in by agent")[1].read().decode(), end="")
+client.close()
+"#;
+    // The system's, as its package is.
+    let mut python = client(&tbot, "/usr/bin/python3");
+    python
+        .args(["-W", "ignore", "-c", script])
+        .arg(tbot.socket());
+    python.args([
+        sshd.address.ip().to_string(),
+        sshd.address.port().to_string(),
+        sshd.user.clone(),
+    ]);
+    let end = run(&mut python);
+    assert_eq!(
+        end.stdout, "in by agent\n",
+        "{end:?} (`make tools` installs python3-paramiko)"
+    );
+}
+
+#[test]
+fn nobody_changes_it() {
+    let keys = Keys::with_ca();
+    let tbot = start(&keys);
+    let before = listed(&tbot);
+    let other = keys.generate("other", &["-t", "ed25519"], "");
+    for arguments in [
+        vec![other.as_path()],
+        vec!["-D".as_ref()],
+        vec!["-d".as_ref(), keys.path("other.pub").as_path()],
+    ] {
+        let end = run(client(&tbot, "ssh-add").args(&arguments));
+        assert_ne!(end.status.code(), Some(0), "{arguments:?}: {end:?}");
+    }
+    // Add, remove, remove all, of smartcards, lock, unlock, constrained ones, unknown, and the old protocol's.
+    for kind in [17, 18, 19, 20, 21, 22, 23, 25, 26, 1, 3, 7, 9, 0, 200, 255] {
+        let mut message = vec![kind];
+        message.extend(string(b"locked"));
+        assert_eq!(Raw::to(&tbot).ask(&message), [5], "{kind}");
+    }
+    assert_eq!(listed(&tbot), before);
+}
+
+#[test]
+fn it_answers_as_opensshs_agent_does() {
+    let keys = Keys::new();
+    let key = keys.generate("id", &["-t", "ed25519"], "");
+    let tbot = with_identity(&key_file(&key), "", "").start();
+    await_healthy(&tbot, "identity");
+    let socket = keys.path("theirs");
+    let _agent = Process::spawn(Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket));
+    until("OpenSSH's agent listens", || {
+        UnixStream::connect(&socket).ok()
+    });
+    succeed(
+        Command::new("ssh-add")
+            .env("SSH_AUTH_SOCK", &socket)
+            .arg("-q")
+            .arg(&key),
+    );
+
+    let host = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+    let other = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).expect("a key");
+    let bind = |host: &PrivateKey, session: &[u8], signed: &[u8], forwarded: &[u8]| {
+        let signature: Vec<u8> = host
+            .try_sign(signed)
+            .and_then(|s| Ok(s.try_into()?))
+            .expect("it signs");
+        let blob = host.public_key().to_bytes().expect("it encodes");
+        let name = string(b"session-bind@openssh.com");
+        [
+            &[27][..],
+            &name,
+            &string(&blob),
+            &string(session),
+            &string(&signature),
+            forwarded,
+        ]
+        .concat()
+    };
+    let public = ssh_key::PublicKey::from_openssh(&keys.text("id.pub"))
+        .expect("a key")
+        .to_bytes()
+        .expect("it encodes");
+    let sign = |blob: &[u8], flags: u32| {
+        [
+            &[13][..],
+            &string(blob),
+            &string(b"data"),
+            &flags.to_be_bytes(),
+        ]
+        .concat()
+    };
+    let sessions: Vec<Vec<u8>> = (0..17_u8)
+        .map(|n| bind(&host, &[n; 32], &[n; 32], &[1]))
+        .collect();
+    // Each list is one connection's.
+    let conversations = [
+        vec![vec![11], vec![11, 0, 0]],
+        vec![
+            sign(&public, 0),
+            sign(&public, 6),
+            sign(b"unknown", 0),
+            sign(&public[..9], 0),
+        ],
+        vec![[sign(&public, 0), vec![1, 2]].concat()],
+        vec![
+            vec![13],
+            vec![13, 0, 0, 0, 9],
+            vec![13, 255, 255, 255, 255],
+            sign(&public, 0)[..60].to_vec(),
+        ],
+        vec![
+            [&[27][..], &string(b"query")].concat(),
+            [&[27][..], &string(b"")].concat(),
+            vec![27],
+            vec![27, 0, 0, 1],
+        ],
+        vec![
+            bind(&host, b"one", b"one", &[0]),
+            bind(&host, b"two", b"two", &[0]),
+            bind(&host, b"one", b"one", &[0]),
+        ],
+        vec![
+            bind(&host, b"one", b"one", &[1]),
+            bind(&host, b"one", b"one", &[1]),
+            bind(&other, b"one", b"one", &[1]),
+            bind(&other, b"two", b"two", &[1]),
+        ],
+        vec![
+            bind(&host, b"one", b"other", &[0]),
+            bind(&host, b"one", b"one", &[]),
+            bind(&host, b"one", b"one", &[0, 0]),
+        ],
+        sessions,
+        vec![vec![2], vec![5], vec![99, 1, 2, 3]],
+    ];
+    for (number, messages) in conversations.iter().enumerate() {
+        let (mut ours, mut theirs) = (Raw::to(&tbot), Raw::to_path(&socket));
+        for (place, message) in messages.iter().enumerate() {
+            assert_eq!(
+                ours.ask(message),
+                theirs.ask(message),
+                "conversation {number}, message {place}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_connection_from_before_a_renewal_signs_with_the_new_key() {
+    let keys = Keys::with_ca();
+    let tbot = start(&keys);
+    let mut connection = Raw::to(&tbot);
+    let before = connection.list();
+    // One that is in the middle of a login, between list and signature, gets its signature.
+    let mut in_between = Raw::to(&tbot);
+    assert_eq!(in_between.list(), before);
+    tbot.signal(Signal::HUP);
+    let after = until("the key is another one", || {
+        Some(connection.list()).filter(|list| *list != before)
+    });
+    assert_eq!((before.len(), after.len()), (2, 2));
+    for blob in &after {
+        let mut sign = [&[13][..], &string(blob), &string(b"data")].concat();
+        sign.extend([0; 4]);
+        let answer = connection.ask(&sign);
+        assert_eq!(answer[0], 14, "{answer:?}");
+        let signature = ssh_key::Signature::try_from(&answer[5..]).expect("a signature");
+        let key = ssh_key::PublicKey::from_bytes(&after[1]).expect("the bare key is second");
+        rsa::signature::Verifier::verify(key.key_data(), b"data", &signature)
+            .expect("by the new key");
+    }
+    // The old one is gone.
+    let mut sign = [&[13][..], &string(&before[1]), &string(b"data")].concat();
+    sign.extend([0; 4]);
+    assert_eq!(connection.ask(&sign), [5]);
+    assert_eq!(Raw::to(&tbot).ask(&sign), [5]);
+    assert_eq!(in_between.ask(&sign)[0], 14);
+    assert_eq!(in_between.list(), after);
+    assert_eq!(in_between.ask(&sign), [5]);
+}
+
+#[test]
+fn clients_that_misbehave_are_cut_off_and_cost_nothing() {
+    let keys = Keys::with_ca();
+    let tbot = start(&keys);
+    Raw::to(&tbot).list();
+    let level = procfs::descriptors(tbot.pid());
+
+    // Lengths that are none.
+    for length in [0_u32, 256 * 1024 + 1, u32::MAX] {
+        let mut raw = Raw::to(&tbot);
+        raw.0.write_all(&length.to_be_bytes()).expect("it is read");
+        assert!(raw.is_closed(), "{length}");
+    }
+    // The longest there may be.
+    let mut raw = Raw::to(&tbot);
+    let mut longest = vec![0; 256 * 1024];
+    longest[0] = 99;
+    assert_eq!(raw.ask(&longest), [5]);
+    assert_eq!(raw.list().len(), 2);
+    // Cut off anywhere.
+    let sign = [&[0, 0, 0, 20, 13][..], &string(b"blob")].concat();
+    for length in 1..sign.len() {
+        let mut raw = Raw::to(&tbot);
+        raw.0.write_all(&sign[..length]).expect("it is read");
+        raw.0
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is open");
+        assert!(raw.is_closed(), "{length}");
+    }
+    // Many at once, whole and in crumbs.
+    let mut raw = Raw::to(&tbot);
+    let many = [0, 0, 0, 1, 11].repeat(1000);
+    let mut writer = raw.0.try_clone().expect("a descriptor");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            writer.write_all(&many).expect("it is read");
+            for byte in [0, 0, 0, 1, 11] {
+                writer.write_all(&[byte]).expect("it is read");
+            }
+        });
+        let first = raw.answer();
+        assert_eq!(first[0], 12);
+        for _ in 0..1000 {
+            assert_eq!(raw.answer(), first);
+        }
+    });
+    // One that asks and never reads is dropped when its answers do not fit.
+    let mut deaf = Raw::to(&tbot);
+    deaf.0.set_write_timeout(Some(PATIENCE)).expect("a time");
+    let flood = [0, 0, 0, 1, 11].repeat(4096);
+    let begun = Instant::now();
+    while deaf.0.write_all(&flood).is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "nobody cuts it off");
+    }
+    // One that sends a crumb now and then has ten seconds for its message.
+    let begun = Instant::now();
+    let mut slow = Raw::to(&tbot);
+    slow.0
+        .write_all(&1000_u32.to_be_bytes())
+        .expect("it is read");
+    while slow.0.write_all(&[13]).is_ok() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "nobody cuts it off"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(8),
+        "too early: {:?}",
+        begun.elapsed()
+    );
+    drop((raw, deaf, slow));
+    tbot.await_descriptors(level);
+}
+
+#[test]
+fn idle_connections_are_bounded_and_others_wait() {
+    let keys = Keys::with_ca();
+    let tbot = start(&keys);
+    Raw::to(&tbot).list();
+    let level = procfs::descriptors(tbot.pid());
+    let mut idle: Vec<Raw> = (0..256).map(|_| Raw::to(&tbot)).collect();
+    idle.iter_mut()
+        .for_each(|raw| assert_eq!(raw.list().len(), 2));
+    let mut next = Raw::to(&tbot);
+    next.0.write_all(&[0, 0, 0, 1, 11]).expect("it waits");
+    next.0
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .expect("a time");
+    assert!(
+        next.0.read(&mut [0]).is_err(),
+        "one more than the limit is served"
+    );
+    idle.pop();
+    next.0.set_read_timeout(Some(PATIENCE)).expect("a time");
+    assert_eq!(next.answer()[0], 12);
+    // And nobody delays the stop.
+    drop(idle.split_off(100));
+    let mut tbot = tbot;
+    let begun = Instant::now();
+    tbot.signal(Signal::TERM);
+    assert!(tbot.exit().success() && begun.elapsed() < Duration::from_secs(20));
+    assert!(level < 256);
+}
+
+#[test]
+fn its_socket_is_its_owners_and_goes_with_it() {
+    let keys = Keys::with_ca();
+    let mut tbot = start(&keys);
+    let socket = tbot.destination.join("agent.sock");
+    assert!(
+        fs::metadata(&socket)
+            .expect("it is there")
+            .file_type()
+            .is_socket()
+    );
+    assert_eq!((mode(&socket), mode(&tbot.destination)), (0o600, 0o700));
+    tbot.signal(Signal::TERM);
+    assert!(tbot.exit().success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn another_user_is_sent_away() {
+    if !is_root() {
+        return not_tested("another user at the agent", "only root can be one");
+    }
+    let keys = Keys::with_ca();
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    common::set_mode(directory.path(), 0o755);
+    let start = with_identity(&keys.ssh_ca("root"), "", "    allowed_uids: [12345]");
+    common::set_mode(start.directory(), 0o755);
+    let tbot = start.start();
+    await_healthy(&tbot, "identity");
+    let path = tbot.destination.join("agent.sock");
+    let list = |uid| {
+        as_user(uid, || {
+            let mut raw = Raw(UnixStream::connect(&path).expect("it may be reached"));
+            let _ = raw.0.write_all(&[0, 0, 0, 1, 11]);
+            let mut answer = Vec::new();
+            raw.0.shutdown(std::net::Shutdown::Write).ok();
+            raw.0.read_to_end(&mut answer).ok();
+            answer.len()
+        })
+    };
+    assert_eq!(list(STRANGER), 0);
+    assert!(list(12345) > 100);
+    tbot.stderr
+        .line(&format!("agent: user {STRANGER} may not connect"));
+    for _ in 0..200 {
+        assert_eq!(list(STRANGER), 0);
+    }
+    let lines = tbot.stderr.so_far().matches("may not connect").count();
+    assert!(lines < 20, "{lines} lines of log");
+}
+
+/// A connection by hand.
+struct Raw(UnixStream);
+
+impl Raw {
+    fn to(tbot: &Tbot) -> Self {
+        Self::to_path(&tbot.destination.join("agent.sock"))
+    }
+
+    fn to_path(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        Self(stream)
+    }
+
+    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+        self.0.write_all(&string(message)).expect("it is read");
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Vec<u8> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).expect("an answer");
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut answer).expect("all of it");
+        answer
+    }
+
+    /// The keys it lists.
+    fn list(&mut self) -> Vec<Vec<u8>> {
+        let answer = self.ask(&[11]);
+        assert_eq!(answer[0], 12);
+        let mut rest = &answer[5..];
+        let mut strings = Vec::new();
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let (string, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+            strings.push(string.to_vec());
+            rest = after;
+        }
+        strings.into_iter().step_by(2).collect()
+    }
+
+    fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).is_ok() && rest.is_empty()
+    }
+}
+
+/// RFC 4251, 5.
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
+}

@@ -1,0 +1,175 @@
+//! Keys and certificates by OpenSSH's own tools, and a tbot that has an identity.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::succeed;
+use super::sshd::Sshd;
+use super::tbot::{Start, Tbot};
+use super::wait::until;
+use super::{http, set_mode};
+
+/// A directory of keys.
+pub struct Keys(TempDir);
+
+impl Keys {
+    pub fn new() -> Self {
+        Self(TempDir::new().expect("a directory for temporary files"))
+    }
+
+    /// With an ed25519 key `ca`.
+    pub fn with_ca() -> Self {
+        let keys = Self::new();
+        keys.generate("ca", &["-t", "ed25519"], "");
+        keys
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// A file that its owner alone may read.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("the directory is ours");
+        set_mode(&path, 0o600);
+        path
+    }
+
+    /// A program.
+    pub fn script(&self, name: &str, lines: &str) -> PathBuf {
+        // Renamed into place: a thread of another test that forks just now may hold the writing end open.
+        let path = self.write(&format!("{name}.new"), format!("#!/bin/sh\n{lines}\n"));
+        set_mode(&path, 0o755);
+        let place = self.path(name);
+        succeed(Command::new("cp").arg("-p").arg(&path).arg(&place));
+        place
+    }
+
+    /// `ssh-keygen` with a passphrase and what kind of key.
+    pub fn generate(&self, name: &str, kind: &[&str], passphrase: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-C", name, "-N", passphrase, "-a", "2"]);
+        succeed(keygen.args(kind).arg("-f").arg(&path));
+        path
+    }
+
+    /// The certificate `NAME-cert.pub` of the key `name` by `ca`.
+    pub fn certify(&self, name: &str, options: &[&str]) -> PathBuf {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-s"]).arg(self.path("ca")).args(options);
+        succeed(keygen.arg(self.path(&format!("{name}.pub"))));
+        self.path(&format!("{name}-cert.pub"))
+    }
+
+    /// `SHA256:…` of a public key or certificate's key.
+    pub fn fingerprint(&self, name: &str) -> String {
+        let line = succeed(Command::new("ssh-keygen").arg("-lf").arg(self.path(name)));
+        line.split(' ').nth(1).expect("a fingerprint").to_owned()
+    }
+
+    /// Lines of `onboarding` for certificates by `ca`.
+    pub fn ssh_ca(&self, principal: &str) -> String {
+        format!(
+            "{{ join_method: ssh-ca, ca_key_path: {}, principals: [{principal}] }}",
+            self.path("ca").display()
+        )
+    }
+
+    /// A server that trusts `ca` for users, and whose host key `ca` has certified for every name.
+    pub fn sshd(&self) -> Sshd {
+        Sshd::configured(|directory| {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-h", "-I", "host", "-s"]);
+            keygen.arg(self.path("ca"));
+            succeed(keygen.arg(directory.join("host_key.pub")));
+            // No key of a user is good, only certificates.
+            fs::write(directory.join("authorized_keys"), "").expect("the directory is ours");
+            format!(
+                "TrustedUserCAKeys {}\nHostCertificate {}\n",
+                self.path("ca.pub").display(),
+                directory.join("host_key-cert.pub").display()
+            )
+        })
+    }
+}
+
+/// A tbot with one multiplexer `mux`: `onboarding`, further lines of the run and of the service.
+pub fn with_identity(onboarding: &str, run: &str, service: &str) -> Start {
+    let onboarding = match onboarding {
+        "" => String::new(),
+        _ => format!("onboarding: {onboarding}"),
+    };
+    Start::config(|destination| {
+        format!(
+            "version: v2\n{run}\n{onboarding}\nservices:\n  - type: ssh-multiplexer\n    \
+             name: mux\n    destination: {{ type: directory, path: {} }}\n{service}\n",
+            destination.display()
+        )
+    })
+}
+
+/// Status and reason of a service.
+pub fn readyz(tbot: &Tbot, service: &str) -> (u16, String, String) {
+    let (code, body) = http::get(tbot.address(), &format!("/readyz/{service}"));
+    let json: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
+    (code, text("status"), text("reason"))
+}
+
+/// Waits until a service is healthy.
+pub fn await_healthy(tbot: &Tbot, service: &str) {
+    until(
+        &format!("{service} healthy: {:?}", readyz(tbot, service)),
+        || (readyz(tbot, service).0 == 200).then_some(()),
+    );
+}
+
+/// Waits until a service is not healthy, and gives the reason.
+pub fn await_reason(tbot: &Tbot, service: &str) -> String {
+    until(
+        &format!("{service} unhealthy: {:?}", readyz(tbot, service)),
+        || {
+            let (code, status, reason) = readyz(tbot, service);
+            (code == 503 && status == "unhealthy").then_some(reason)
+        },
+    )
+}
+
+/// `program` as a client of the agent.
+pub fn client(tbot: &Tbot, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("SSH_AUTH_SOCK", tbot.destination.join("agent.sock"));
+    command
+}
+
+/// What the agent lists, a line each: a certificate first.
+pub fn listed(tbot: &Tbot) -> Vec<String> {
+    let list = succeed(client(tbot, "ssh-add").arg("-L"));
+    list.lines().map(str::to_owned).collect()
+}
+
+/// `ssh-keygen -L` of a certificate, a trimmed line each.
+pub fn shown(certificate: &Path) -> Vec<String> {
+    let shown = succeed(Command::new("ssh-keygen").arg("-Lf").arg(certificate));
+    shown.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// `ssh` by the written configuration alone, to run `command` on `host`.
+pub fn ssh(tbot: &Tbot, sshd: &Sshd, host: &str, command: &str) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.arg("-F").arg(tbot.ssh_config());
+    ssh.args(["-p", &sshd.address.port().to_string(), "-l", &sshd.user]);
+    ssh.args([host, command]).env_remove("SSH_AUTH_SOCK");
+    // Whoever asks something finds nobody.
+    ssh.env_remove("DISPLAY");
+    ssh
+}
