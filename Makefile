@@ -6,6 +6,8 @@ TRIPLE = $(shell $(RUSTC) -vV | sed -n 's/^host: //p')
 OUT = $(abspath $(or $(CARGO_TARGET_DIR),target))
 STATIC = $(OUT)/$(TRIPLE)/release/tbot
 STATIC_LIMIT = 4000000
+# Without `lines`: it has no debug information.
+STATIC_FEATURES = cli,pprof
 
 # Frame pointers are what profiles walk by. Position-independent it stays: with relocation-model=static
 # the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
@@ -20,7 +22,7 @@ STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error
 	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
 
 # Each feature alone, and none.
-FEATURES = "" gzip identity multiplexer pprof cli heap
+FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
 .PHONY: help build run static reproducible dist test soak lint tools clean
 
@@ -41,7 +43,9 @@ run: build ## start it with an example configuration
 
 # By --target, so that build scripts and procedural macros, which run here, are built without the flags.
 static: ## the program without any library: target/TRIPLE/release/tbot
-	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE) $(STATIC_TOO)
+	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --locked --target $(TRIPLE) \
+		--no-default-features --features $(STATIC_FEATURES) $(STATIC_TOO)
+	@.ci/pack $(STATIC)
 	@size=$$(stat -c %s $(STATIC)) && echo "$(STATIC): $$size bytes" && \
 	if [ $$size -gt $(STATIC_LIMIT) ]; then \
 		echo "ERROR: that is over the limit of $(STATIC_LIMIT) bytes" >&2; exit 1; \

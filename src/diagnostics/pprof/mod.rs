@@ -22,6 +22,7 @@ mod encode;
 #[cfg(feature = "heap")]
 mod heap;
 mod modules;
+mod names;
 mod threads;
 
 use std::fmt::Write as _;

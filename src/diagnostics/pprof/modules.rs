@@ -4,18 +4,17 @@
 //! from the start, so that neither a root without `/proc` nor a program that was replaced or deleted
 //! since takes the names away.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use addr2line::Loader;
 use framehop::{
     CacheNative, ExplicitModuleSectionInfo, MayAllocateDuringUnwind, UnwindRegsNative, Unwinder,
     UnwinderNative,
 };
 
 use super::capture::Capture;
+use super::names::Names;
 use crate::program;
 use crate::sys::{self, LoadedModule, Segment};
 
@@ -37,7 +36,7 @@ pub(super) struct Module {
     pub build_id: String,
     bias: u64,
     segments: Vec<Segment>,
-    names: Option<Loader>,
+    names: Option<Names>,
 }
 
 /// Where an address is: a function, and the place in its source if that is known. An address in code
@@ -166,7 +165,10 @@ impl Modules {
             bias: loaded.bias,
             segments: loaded.segments,
             // Without its file, as the vdso is, a module has no names.
-            names: file.is_absolute().then(|| Loader::new(file).ok()).flatten(),
+            names: file
+                .is_absolute()
+                .then(|| Names::open(&file).ok())
+                .flatten(),
         };
         let name = module.path.display().to_string();
         let unwind = framehop::Module::new(name, module.range(), module.bias, sections);
@@ -210,40 +212,18 @@ impl Module {
 
 impl Module {
     fn frames(&self, address: u64) -> Vec<Frame> {
-        let Some(names) = &self.names else {
-            return Vec::new();
-        };
-        let mut frames = Vec::new();
-        if let Ok(mut found) = names.find_frames(address) {
-            while let Ok(Some(frame)) = found.next() {
-                let Some(symbol) = frame.function.as_ref().and_then(|f| f.raw_name().ok()) else {
-                    continue;
-                };
-                let place = frame.location.as_ref();
-                frames.push(Frame::new(
-                    symbol,
-                    place.and_then(|place| place.file),
-                    place.and_then(|place| place.line),
-                ));
-            }
-        }
-        if frames.is_empty() {
-            // Without debug information, the symbol table.
-            frames.extend(
-                names
-                    .find_symbol(address)
-                    .map(|s| Frame::new(s.into(), None, None)),
-            );
-        }
-        frames
+        self.names
+            .as_ref()
+            .map_or_else(Vec::new, |names| names.frames(address))
     }
 }
 
 impl Frame {
-    fn new(symbol: Cow<'_, str>, file: Option<&str>, line: Option<u32>) -> Self {
+    /// One by the linker's name for it.
+    pub fn new(symbol: &str, file: Option<&str>, line: Option<u32>) -> Self {
         Self {
-            function: readable(&symbol),
-            symbol: symbol.into_owned(),
+            function: readable(symbol),
+            symbol: symbol.to_owned(),
             file: file.map(str::to_owned),
             line: line.unwrap_or(0),
         }
