@@ -130,6 +130,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
+    if settings.onboarding.is_some() && !settings.debug {
+        // No core dump and no debugger gets at the keys. It fails on no Linux.
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
     if settings.oneshot {
         return write_once(settings);
     }
@@ -139,7 +143,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         signal_hook::flag::register(SIGPROF, Arc::default()).map_err(system("catch SIGPROF"))?;
     }
     let (events_sender, events) = channel();
-    let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
+    let signalled = events_sender.clone();
+    let signals = watch_signals(move |signal| signalled.send(Event::Signal(signal)).is_ok())?;
 
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
@@ -147,10 +152,6 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     metrics::register_service_status(&registry, statuses.clone())
         .map_err(system("register metrics"))?;
     let mut renewals = renewals(settings, &statuses, &registry)?;
-    if !renewals.is_empty() && !settings.debug {
-        // No core dump and no debugger gets at the keys. It fails on no Linux.
-        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    }
     let reporters: Vec<_> = settings
         .services
         .iter()
@@ -234,11 +235,19 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
         tracing::info!("there is nothing else to do");
         return Ok(());
     };
+    // A signal ends it, and with it the program that it waits for.
+    let (stop, (sender, stopped)) = (Stop::default(), channel());
+    let asked = stop.clone();
+    let _signals = watch_signals(move |_| {
+        asked.ask();
+        sender.send(()).is_ok()
+    })?;
+    let wait = |pause| matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
     for output in &settings.outputs {
         let name = &output.name;
         let failed = |error| Error::Output(name.clone(), error);
         let files = Output::open(output, source.clone()).map_err(failed)?;
-        let credential = task::attempt(name, || files.renew(&Stop::default()));
+        let credential = task::attempt(name, wait, || files.renew(&stop));
         let credential = credential.map_err(system(&format!("renew {name}")))?;
         tracing::info!("{name}: {}", Obtained::of(&credential).about);
     }
@@ -624,25 +633,28 @@ fn connections(n: usize) -> String {
     format!("{n} connection{}", if n == 1 { "" } else { "s" })
 }
 
-/// Turns signals into events, on a thread that ends when this is dropped.
+/// Tells of signals, on a thread that ends when this is dropped.
 struct WatchedSignals {
     handle: signal_hook::iterator::Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-fn watch_signals(events: Sender<Event>) -> io::Result<WatchedSignals> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+/// Calls `tell` for each, until that is false.
+fn watch_signals(tell: impl Fn(i32) -> bool + Send + 'static) -> Result<WatchedSignals, Error> {
+    let failed = || system("watch for signals");
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed())?;
     let handle = signals.handle();
     let thread = std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
         .spawn(move || {
             for signal in &mut signals {
-                if events.send(Event::Signal(signal)).is_err() {
+                if !tell(signal) {
                     break;
                 }
             }
-        })?;
+        })
+        .map_err(failed())?;
     Ok(WatchedSignals {
         handle,
         thread: Some(thread),

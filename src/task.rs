@@ -123,14 +123,21 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
     }
 }
 
-/// Runs `work` with the same attempts and pauses on this thread; the last one's error is returned.
-pub fn attempt<T>(name: &str, mut work: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+/// Runs `work` with the same attempts on this thread, and `wait` for each pause, until that is false; the last
+/// one's error is returned.
+pub fn attempt<T>(
+    name: &str,
+    wait: impl Fn(Duration) -> bool,
+    mut work: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let mut attempt = 1;
     loop {
         match work() {
             Err(problem) if attempt < ATTEMPTS => {
                 tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
-                std::thread::sleep(pause(attempt));
+                if !wait(pause(attempt)) {
+                    return Err(problem);
+                }
                 attempt += 1;
             }
             done => return done,

@@ -189,18 +189,12 @@ impl Command {
             .map_err(|error| error.to_string())?;
         let input = format!("{public}\n");
         let output = command::run(&self.words, input.as_bytes(), self.timeout, stop)?;
-        let certificate = parse(&output).map_err(|error| {
-            format!(
-                "{} did not print a certificate: {error}",
-                self.words.join(" ")
-            )
-        })?;
-        Credential::new(key, Some(certificate)).map_err(|problem| {
-            format!(
-                "what {} printed is of no use: {problem}",
-                self.words.join(" ")
-            )
-        })
+        // Without its arguments, among which may be a token.
+        let program = &self.words[0];
+        let certificate = parse(&output)
+            .map_err(|error| format!("{program} did not print a certificate: {error}"))?;
+        Credential::new(key, Some(certificate))
+            .map_err(|problem| format!("what {program} printed is of no use: {problem}"))
     }
 }
 
