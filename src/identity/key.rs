@@ -1,8 +1,7 @@
 //! A private key that signs, and forgets itself when dropped.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -13,14 +12,17 @@ use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::public::KeyData;
 use ssh_key::rand_core::OsRng;
 use ssh_key::sha2::{Digest, Sha256, Sha512};
-use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature};
+use ssh_key::{Algorithm, HashAlg, Kdf, PrivateKey, PublicKey, Signature};
 use zeroize::Zeroizing;
 
-use super::scalar;
+use super::{file, scalar};
 use crate::errors::plain;
 
 /// A key file is some kilobytes; what is longer is none.
 const MAX_FILE: u64 = 64 * 1024;
+
+/// Some seconds; `ssh-keygen -a` has 24 by default, and a file can ask for days.
+const MAX_ROUNDS: u32 = 1000;
 
 /// A private key in memory, which is zeroed when it is dropped. It is never shown.
 pub struct Key {
@@ -55,6 +57,15 @@ impl Key {
             (true, None) => {
                 return Err(format!(
                     "{shown} is encrypted, and no passphrase file is given"
+                ));
+            }
+            (true, Some(_))
+                if let Kdf::Bcrypt { rounds, .. } = key.kdf()
+                    && *rounds > MAX_ROUNDS =>
+            {
+                return Err(format!(
+                    "{shown} is encrypted in {rounds} rounds, and more than {MAX_ROUNDS} take too long; \
+                     `ssh-keygen -p -a 100 -f` it"
                 ));
             }
             (true, Some(passphrase)) => {
@@ -200,13 +211,11 @@ fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let failed = |error| format!("cannot read {shown}: {}", plain(&error));
-    let file = File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if !about.is_file() || about.size() > MAX_FILE {
+    let Some((file, about)) = file::open(path, MAX_FILE).map_err(failed)? else {
         return Err(format!(
             "{shown} is no file with a secret of at most 64 KiB"
         ));
-    }
+    };
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
@@ -214,7 +223,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
         ));
     }
     // Room for all of it at once: growing would leave copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(about.size() as usize + 1));
+    let mut text = Zeroizing::new(String::with_capacity(about.len() as usize + 1));
     file.take(MAX_FILE)
         .read_to_string(&mut text)
         .map_err(failed)?;

@@ -10,8 +10,8 @@ use ssh_key::PublicKey;
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::rand_core::{OsRng, RngCore};
 
-use super::command;
 use super::{Certificate, Credential, Key, Stop};
+use super::{command, file};
 use crate::errors::plain;
 
 /// How far back a certificate begins: other machines' clocks are not ours.
@@ -232,11 +232,14 @@ fn parse(text: &[u8]) -> Result<Certificate, String> {
 }
 
 fn read_public(path: &Path) -> Result<String, String> {
+    let failed = |error| format!("cannot read {}: {}", path.display(), plain(&error));
+    let Some((file, _)) = file::open(path, MAX_CERTIFICATE).map_err(failed)? else {
+        return Err(format!(
+            "{} is no file with a certificate of at most 64 KiB",
+            path.display()
+        ));
+    };
     let mut text = String::new();
-    let read =
-        fs::File::open(path).and_then(|file| file.take(MAX_CERTIFICATE).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("cannot read {}: {}", path.display(), plain(&error))),
-    }
+    let read = file.take(MAX_CERTIFICATE).read_to_string(&mut text);
+    read.map(|_| text).map_err(failed)
 }
