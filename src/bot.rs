@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -373,6 +373,11 @@ struct Renewal {
     stop: Stop,
     /// Its files at their last change, as far as was seen.
     files: Vec<Option<Changed>>,
+    /// When the next renewal is due by the clock of the wall, in seconds since 1970. The task waits by another,
+    /// which nobody sets, and which stands still while the machine sleeps.
+    due: Arc<AtomicU64>,
+    /// What was last said to be wrong.
+    problem: Option<String>,
 }
 
 /// Where a credential goes.
@@ -385,6 +390,12 @@ enum Sink {
 
 /// The shortest time between two renewals that nobody asked for.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// No renewal is to come: one runs.
+const NOT_DUE: u64 = u64::MAX;
+
+/// By how many seconds a renewal may be late before it is asked for: not because of a clock that is slewed.
+const LATE: u64 = 5;
 
 /// The longest after five attempts that failed, and where nothing is left to lose.
 const FAILED: Duration = Duration::from_secs(60);
@@ -431,16 +442,23 @@ fn renewals(
     let renewals = all.into_iter().map(|(name, (ttl, interval), sink)| {
         let validity = Validity::new("certificate");
         family.add(&name, validity.clone());
+        let mut reporter = statuses.register(&*name).needing(validity.clone());
+        if let Sink::Files(output) = &sink {
+            let output = output.clone();
+            reporter = reporter.checked_by(move || output.problem());
+        }
         Renewal {
             sink,
             source: source.clone(),
             ttl,
             interval,
-            reporter: statuses.register(&*name).needing(validity.clone()),
+            reporter,
             validity,
             task: None,
             stop: Stop::default(),
             files: source.changed(),
+            due: Arc::new(NOT_DUE.into()),
+            problem: None,
             name,
         }
     });
@@ -514,7 +532,9 @@ impl Renewal {
         let (validity, end) = (self.validity.clone(), self.validity.clone());
         let failed = Arc::new(AtomicBool::new(false));
         let has_failed = failed.clone();
+        let (due, runs) = (self.due.clone(), self.due.clone());
         let work = move || {
+            runs.store(NOT_DUE, Ordering::Relaxed);
             failed.store(true, Ordering::Relaxed);
             let obtained = obtain(&stop)?;
             failed.store(false, Ordering::Relaxed);
@@ -523,9 +543,11 @@ impl Renewal {
             Ok(())
         };
         let pause = move || {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let left = Duration::from_secs(end.end()).saturating_sub(now.unwrap_or_default());
-            pause(interval, left, has_failed.load(Ordering::Relaxed))
+            let now = since_1970();
+            let left = Duration::from_secs(end.end()).saturating_sub(now);
+            let pause = pause(interval, left, has_failed.load(Ordering::Relaxed));
+            due.store(now.saturating_add(pause).as_secs(), Ordering::Relaxed);
+            pause
         };
         let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
@@ -533,19 +555,43 @@ impl Renewal {
         Ok(())
     }
 
-    /// Renews what comes from files that have changed, and what a clock that was set has ended.
+    /// Renews what comes from files that have changed, what a clock that was set has ended, and what clients
+    /// do not find any more.
     fn look(&mut self) {
         let Some(task) = &self.task else {
             return;
         };
+        let name = &self.name;
         let files = self.source.changed();
-        if std::mem::replace(&mut self.files, files.clone()) != files {
-            tracing::info!("{}: renewing, as its files have changed", self.name);
-            task.run_now();
-        } else if self.validity.problem(SystemTime::now()).is_some() {
-            task.run_now();
+        let changed = std::mem::replace(&mut self.files, files.clone()) != files;
+        let problem = match &self.sink {
+            _ if self.validity.end() == 0 => Some(String::new()),
+            Sink::Files(output) => output.problem(),
+            Sink::Agents(_) => None,
+        };
+        let problem = problem.or_else(|| self.validity.problem(SystemTime::now()));
+        let is_late =
+            since_1970().as_secs() > self.due.load(Ordering::Relaxed).saturating_add(LATE);
+        if changed {
+            tracing::info!("{name}: renewing, as its files have changed");
+        } else if let Some(problem) = &problem {
+            if !problem.is_empty() && self.problem.as_ref() != Some(problem) {
+                tracing::warn!("{name}: renewing: {problem}");
+            }
+        } else if is_late {
+            tracing::info!("{name}: renewing, as the clock was set, or this machine has slept");
+        } else {
+            self.problem = None;
+            return;
         }
+        self.problem = problem;
+        task.run_now();
     }
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 impl Drop for Renewal {
