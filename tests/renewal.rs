@@ -250,60 +250,6 @@ fn a_service_may_have_a_life_of_its_own() {
     );
 }
 
-/// A library that adds to the clock of the wall what a file says.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, time);
-    char text[32] = {0};
-    int file = clock == CLOCK_REALTIME ? open(getenv("CLOCK_FILE"), O_RDONLY | O_CLOEXEC) : -1;
-    if (file >= 0) { if (read(file, text, 31) > 0) time->tv_sec += atol(text); close(file); }
-    return result;
-}
-"#;
-
-#[test]
-fn a_clock_that_is_set_is_noticed_and_answered_by_a_renewal() {
-    let keys = Keys::with_ca();
-    let source = keys.write("clock.c", CLOCK);
-    let library = keys.path("clock.so");
-    succeed(
-        Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(source)
-            .arg("-ldl"),
-    );
-    let set = |seconds: &str| {
-        fs::rename(keys.write("clock.new", seconds), keys.path("clock")).expect("ours");
-    };
-    set("0");
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
-        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
-        .env("CLOCK_FILE", keys.path("clock").to_str().expect("UTF-8"))
-        .start();
-    await_healthy(&tbot, "identity");
-    for (seconds, reason) in [
-        ("7200", "the certificate has expired at "),
-        ("-7200", "the certificate is valid from "),
-    ] {
-        set(seconds);
-        let found = await_reason(&tbot, "mux");
-        assert!(found.starts_with(reason), "{found}");
-        within(Duration::from_secs(25), "renewed", || {
-            (readyz(&tbot, "mux").0 == 200).then_some(())
-        });
-    }
-    assert_eq!(renewed(&tbot, "identity"), 3);
-}
-
 #[test]
 fn nothing_of_a_key_is_left_in_memory_and_no_core_is_dumped() {
     if !is_root() {
