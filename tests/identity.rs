@@ -457,3 +457,51 @@ fn a_key_file_that_changes_is_read_again() {
     set_mode(&key, 0o600);
     await_healthy(&tbot, "identity");
 }
+
+#[test]
+fn a_source_address_is_right_where_openssh_says_so() {
+    let keys = Keys::with_ca();
+    keys.generate("id", &["-t", "ed25519"], "");
+    let mut right = 0;
+    for address in [
+        "10.0.0.0/8",
+        "10.0.0.0/08",
+        "10.1.0.0/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/33",
+        "10.0.0.1/",
+        "10.0.0.1",
+        "10.0.0.1,10.0.0.2/32",
+        "10.0.0.1, 10.0.0.2",
+        "10.0.0.1,",
+        "::1",
+        "::/0",
+        "FE80::/64",
+        "fe80::1/64",
+        "fe80::1%lo",
+        "::ffff:192.0.2.1/128",
+        "::1/129",
+        "1.2.3.4/128",
+        "0.0.0.0/0",
+        "0.0.0.1/0",
+        "0x0a.0.0.1",
+        "",
+    ] {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen
+            .args(["-q", "-I", "x", "-n", "root", "-s"])
+            .arg(keys.path("ca"));
+        keygen.args(["-O", &format!("source-address={address}")]);
+        let theirs = run(keygen.arg(keys.path("id.pub"))).status.success();
+        let onboarding = keys.ssh_ca("root");
+        let onboarding = onboarding.replace(
+            " }",
+            &format!(", critical_options: {{ source-address: '{address}' }} }}"),
+        );
+        // Without a service of files, once does nothing more than read its configuration.
+        let ours = with_identity(&onboarding, "oneshot: true", "").finish();
+        assert_eq!(ours.status.success(), theirs, "{address:?}: {ours:?}");
+        right += usize::from(theirs);
+    }
+    assert!(right > 5, "{right}");
+}
