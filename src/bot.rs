@@ -507,13 +507,14 @@ impl Obtained {
     }
 }
 
+type Obtain = dyn FnMut(&Stop) -> Result<Obtained, String> + Send;
+
 impl Renewal {
     /// Gets a first credential, and then one after the other. Until then the agent is empty.
     fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (interval, ttl) = (self.interval, self.ttl);
         let source = self.source.clone();
-        let mut obtain: Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send> = match &self.sink
-        {
+        let mut obtain: Box<Obtain> = match &self.sink {
             Sink::Agents(identity) => {
                 let identity = identity.clone();
                 Box::new(move |stop| {

@@ -5,7 +5,6 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +14,7 @@ use common::keys::{Keys, await_healthy, await_reason, listed, readyz, ssh, with_
 use common::process::{Process, run, succeed};
 use common::tbot::Tbot;
 use common::wait::{until, within};
-use common::{http, is_root, not_tested, set_mode};
+use common::{http, set_mode};
 
 const EXPIRY: &str = "tbot_identity_certificate_expiry_timestamp_seconds{service=\"identity\"}";
 const VALID: &str = "tbot_identity_certificate_valid{service=\"identity\"}";
@@ -248,136 +247,4 @@ fn a_service_may_have_a_life_of_its_own() {
         own,
         "the service's agent has the service's"
     );
-}
-
-#[test]
-fn nothing_of_a_key_is_left_in_memory_and_no_core_is_dumped() {
-    if !is_root() {
-        return not_tested("the memory of another process", "only root may read it");
-    }
-    let keys = Keys::new();
-    let mut needles = Vec::new();
-    for (name, kind) in [
-        ("ed", vec!["-t", "ed25519"]),
-        ("ec", vec!["-t", "ecdsa"]),
-        ("rsa", vec!["-t", "rsa", "-b", "2048"]),
-    ] {
-        let key = keys.generate(name, &kind, "");
-        let key = ssh_key::PrivateKey::read_openssh_file(&key).expect("ssh-keygen wrote it");
-        use ssh_key::private::{EcdsaKeypair, KeypairData};
-        needles.push(match key.key_data() {
-            KeypairData::Ed25519(pair) => pair.private.to_bytes().to_vec(),
-            KeypairData::Ecdsa(EcdsaKeypair::NistP256 { private, .. }) => {
-                private.as_slice().to_vec()
-            }
-            KeypairData::Rsa(pair) => pair
-                .private
-                .d
-                .as_positive_bytes()
-                .expect("positive")
-                .to_vec(),
-            other => panic!("{other:?}"),
-        });
-    }
-    keys.generate("last", &["-t", "ed25519"], "");
-    let at = keys.path("id");
-    let place = |name: &str| {
-        fs::copy(keys.path(name), keys.path("new")).expect("ours");
-        set_mode(&keys.path("new"), 0o600);
-        fs::rename(keys.path("new"), &at).expect("ours");
-    };
-    place("ed");
-    let tbot = with_identity(
-        &format!("{{ join_method: key-file, key_path: {} }}", at.display()),
-        "",
-        "",
-    )
-    .start();
-    await_healthy(&tbot, "identity");
-    assert!(
-        copies(&tbot, &needles[0]) > 0,
-        "the key in use is found where it is"
-    );
-    for (name, next) in [("ed", "ec"), ("ec", "rsa"), ("rsa", "last")] {
-        // It signs, too.
-        let public = keys.path(&format!("{name}.pub"));
-        succeed(common::keys::client(&tbot, "ssh-add").arg("-T").arg(public));
-        place(next);
-        tbot.signal(Signal::HUP);
-        let public = keys.text(&format!("{next}.pub"));
-        until("the next key serves", || {
-            (listed(&tbot) == [public.trim()]).then_some(())
-        });
-    }
-    until("the renewal is over", || {
-        (renewed(&tbot, "identity") >= 4).then_some(())
-    });
-    let left: Vec<usize> = needles.iter().map(|needle| copies(&tbot, needle)).collect();
-    // `rsa` 0.9 leaves one behind where it checks a key, in memory that the next use of it overwrites.
-    assert_eq!(left[..2], [0, 0], "copies of ed25519, ecdsa, rsa: {left:?}");
-    assert!(left[2] <= 1, "copies of ed25519, ecdsa, rsa: {left:?}");
-    for name in ["ed", "ec", "rsa", "last"] {
-        let text = keys.text(name);
-        let line = text.lines().nth(2).expect("a key has lines");
-        assert!(!tbot.stderr.so_far().contains(line), "the log shows a key");
-        assert_eq!(
-            copies(&tbot, line.as_bytes()),
-            0,
-            "the file's text of {name}"
-        );
-    }
-}
-
-/// How often `needle` is in the process's memory.
-fn copies(tbot: &Tbot, needle: &[u8]) -> usize {
-    use std::io::{Read, Seek, SeekFrom};
-    let pid = tbot.pid().as_raw_pid();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may");
-    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("root may");
-    let reversed: Vec<u8> = needle.iter().rev().copied().collect();
-    let mut found = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (start, end) = line
-            .split(' ')
-            .next()
-            .and_then(|range| range.split_once('-'))
-            .expect("a range");
-        let number = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
-        let (start, end) = (number(start), number(end));
-        let mut bytes = vec![0; (end - start) as usize];
-        memory.seek(SeekFrom::Start(start)).expect("it can");
-        if memory.read_exact(&mut bytes).is_ok() {
-            // Big numbers lie the other way around.
-            for needle in [needle, &reversed] {
-                found += bytes
-                    .windows(32)
-                    .filter(|window| *window == &needle[needle.len() - 32..])
-                    .count();
-            }
-        }
-    }
-    found
-}
-
-#[test]
-fn a_core_is_dumped_with_debug_only() {
-    let keys = Keys::with_ca();
-    let dumped = |arguments: &[&str]| {
-        let mut tbot = with_identity(&keys.ssh_ca("root"), "", "")
-            .args(arguments)
-            .through(&["prlimit", "--core=unlimited"])
-            .start();
-        await_healthy(&tbot, "identity");
-        tbot.signal(Signal::ABORT);
-        let status = tbot.exit();
-        assert_eq!(status.signal(), Some(6), "{status:?}");
-        status.core_dumped()
-    };
-    assert!(!dumped(&[]));
-    if !dumped(&["--debug"]) {
-        not_tested(
-            "that a core is dumped with --debug",
-            "this system dumps none",
-        );
-    }
 }

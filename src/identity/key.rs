@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{file, scalar};
 use crate::errors::plain;
+use crate::sys::leaving_nothing;
 
 /// A key file is some kilobytes; what is longer is none.
 const MAX_FILE: u64 = 64 * 1024;
@@ -35,15 +36,20 @@ pub struct Key {
 impl Key {
     /// A new ed25519 key.
     pub fn generate() -> Result<Self, String> {
-        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
-        key.map_err(|error| error.to_string())
-            .and_then(Self::new)
-            .map_err(|error| format!("cannot make a key: {error}"))
+        leaving_nothing(|| {
+            let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
+            key.map_err(|error| error.to_string()).and_then(Self::new)
+        })
+        .map_err(|error| format!("cannot make a key: {error}"))
     }
 
     /// Reads a key in OpenSSH's format, encrypted or not. As ssh does, it refuses a file that others may
     /// read. The error is a sentence with the path.
     pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
+        leaving_nothing(|| Self::read_file(path, passphrase))
+    }
+
+    fn read_file(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
         let text = read_secret(path)?;
         let shown = path.display();
         let key = parse(&text).map_err(|error| {
@@ -101,7 +107,7 @@ impl Key {
 
     /// It in OpenSSH's format, not encrypted.
     pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
-        let text = self.private.to_openssh(ssh_key::LineEnding::LF);
+        let text = leaving_nothing(|| self.private.to_openssh(ssh_key::LineEnding::LF));
         text.map_err(|error| format!("cannot write a key: {error}"))
     }
 
@@ -112,11 +118,10 @@ impl Key {
 
     /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
     pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
-        let signed = match &self.rsa {
+        let signed = leaving_nothing(|| match &self.rsa {
             Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
             None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
-        };
-        crate::sys::clear_stack();
+        });
         signed.map_err(|error| format!("cannot sign: {error}"))
     }
 }

@@ -84,13 +84,11 @@ impl Source {
         stop: &Stop,
     ) -> Result<Credential, String> {
         let key = || key.map_or_else(Key::generate, Ok);
-        let credential = match self {
+        match self {
             Self::SshCa(ca) => ca.obtain(key()?, ttl),
             Self::Command(command) => command.obtain(key()?, stop),
             Self::KeyFile(file) => file.obtain(),
-        };
-        crate::sys::clear_stack();
-        credential
+        }
     }
 
     /// What its files were when they were last changed, to find out whether they are again. By the time of the

@@ -176,6 +176,7 @@ impl Destination {
     }
 
     /// Removes a file, if it is there.
+    #[cfg(feature = "cli")]
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -223,12 +224,14 @@ impl Destination {
     }
 
     /// Whether it is still what its path leads to.
+    #[cfg(feature = "cli")]
     pub fn is_in_place(&self) -> bool {
         let (ours, there) = (fstat(&self.directory), rustix::fs::stat(&self.path));
         matches!((ours, there), (Ok(ours), Ok(there)) if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
     }
 
     /// Whether there is something called `name`.
+    #[cfg(feature = "cli")]
     pub fn has(&self, name: &str) -> bool {
         statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
@@ -257,6 +260,7 @@ pub struct Staged<'a> {
 
 impl Staged<'_> {
     /// The name it is for.
+    #[cfg(feature = "cli")]
     pub fn name(&self) -> &str {
         self.name
     }
