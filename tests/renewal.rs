@@ -5,13 +5,12 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
 use common::keys::{Keys, await_healthy, await_reason, listed, readyz, ssh, with_identity};
-use common::process::{Process, run, succeed};
+use common::process::{Process, run};
 use common::tbot::Tbot;
 use common::wait::{until, within};
 use common::{http, set_mode};
