@@ -129,17 +129,82 @@ fn it_needs_to_know_where_keys_come_from() {
 }
 
 #[test]
-fn ssh_logs_in_by_the_files_alone() {
+fn ssh_logs_in_by_the_files_alone_wherever_they_are() {
     let keys = Keys::with_ca();
     let sshd = keys.sshd();
     let onboarding = keys.ssh_ca(&sshd.user);
     let room = Room::of(keys, &onboarding, "oneshot: true\n");
-    succeed(&mut room.tbot());
-    let mut ssh = Command::new("ssh");
-    ssh.arg("-F").arg(room.out("ssh_config")).env_clear();
-    ssh.args(["-p", &sshd.address.port().to_string(), "-l", &sshd.user]);
-    let end = run(ssh.args(["127.0.0.1", "echo in"]));
-    assert_eq!(end.stdout, "in\n", "{end:?}");
+    let yaml = room.keys.text("tbot.yaml");
+    for name in ["out", "o ut%h #", "it''s \"out\"", "back\\slash\\\"\\"] {
+        let path = room.path(name).display().to_string();
+        let line = format!("path: '{path}' }}");
+        let out = room.path("out");
+        room.keys.write(
+            "tbot.yaml",
+            yaml.replace(&format!("path: {} }}", out.display()), &line),
+        );
+        succeed(&mut room.tbot());
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F")
+            .arg(room.path(&name.replace("''", "'")).join("ssh_config"));
+        ssh.args(["-p", &sshd.address.port().to_string(), "-l", &sshd.user])
+            .env_clear();
+        let end = run(ssh.args(["127.0.0.1", "echo in"]));
+        assert_eq!(end.stdout, "in\n", "{name}: {end:?}");
+    }
+}
+
+#[test]
+fn a_reader_sees_no_mixture_while_another_key_takes_the_place_of_one() {
+    let keys = Keys::with_ca();
+    for name in ["a", "b"] {
+        keys.generate(name, &["-t", "ed25519"], "");
+        keys.certify(name, &["-I", name, "-n", "root"]);
+    }
+    let id = keys.path("id");
+    let place = |room: &Room, name: &str| {
+        for (from, to) in [
+            (format!("{name}-cert.pub"), "id-cert.pub"),
+            (name.to_owned(), "id"),
+        ] {
+            fs::copy(room.path(&from), room.path("new")).expect("ours");
+            fs::rename(room.path("new"), room.path(to)).expect("ours");
+        }
+    };
+    let onboarding = format!("{{ join_method: key-file, key_path: {} }}", id.display());
+    let room = Room::of(keys, &onboarding, "");
+    place(&room, "a");
+    let tbot = room.start();
+    await_healthy(&tbot);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Err(problem) = is_a_pair(&room) {
+                            assert!(problem.contains("No such file"), "{problem}");
+                        }
+                    }
+                })
+            })
+            .collect();
+        for name in ["b", "a", "b", "a", "b"] {
+            place(&room, name);
+            tbot.signal(Signal::HUP);
+            let next = fingerprint(&room.path(name));
+            until("the next pair", || {
+                let is_there = fingerprint(&room.out("key-cert.pub")) == next;
+                (is_there || readers.iter().any(|reader| reader.is_finished())).then_some(())
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        readers
+            .into_iter()
+            .for_each(|reader| reader.join().expect("no mixture"));
+    });
+    await_healthy(&tbot);
+    assert_eq!(is_a_pair(&room), Ok(()));
 }
 
 /// Key and certificate as a client reads them: one after the other.

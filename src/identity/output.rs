@@ -2,12 +2,14 @@
 //!
 //! A client opens key and certificate one after the other, and may be interrupted between the two by a
 //! renewal. So the key stays what it was, and only the certificate is renewed: at any time both belong
-//! together. Where the key does change, there is no certificate until the new one is there.
+//! together. Where the key does change, there is no certificate before and after it, for as long as a client may
+//! take from the one file to the other.
 
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use super::{Credential, Key, Source, Stop};
@@ -22,6 +24,9 @@ const PUBLIC: &str = "key.pub";
 const CERTIFICATE: &str = "key-cert.pub";
 const SSH_CONFIG: &str = "ssh_config";
 const KNOWN_HOSTS: &str = "known_hosts";
+
+/// For a client to open certificate and key, in either order.
+const PAIR: Duration = Duration::from_secs(1);
 
 /// The directory, and what goes there.
 #[derive(Debug)]
@@ -88,12 +93,16 @@ impl Output {
         }
         stage(SSH_CONFIG, config.as_bytes())?;
         stage(KNOWN_HOSTS, self.artifacts.known_hosts().as_bytes())?;
+        let replaces = is_new && destination.has(KEY);
         if is_new || certificate.is_none() {
             let removed = destination.remove(CERTIFICATE);
             removed.map_err(|error| failed(&destination, "remove", CERTIFICATE, error))?;
         }
         for file in staged {
             let name = file.name().to_owned();
+            if replaces && [KEY, CERTIFICATE].contains(&&*name) {
+                thread::sleep(PAIR);
+            }
             let placed = file.take_place();
             placed.map_err(|error| failed(&destination, "replace", &name, error))?;
         }
