@@ -37,7 +37,6 @@ impl Task {
         // One place: asked again before it began, it runs once.
         let (ask, asked) = sync_channel(1);
         let task = Running {
-            name: name.to_owned(),
             asked,
             metrics,
             reporter,
@@ -74,7 +73,6 @@ impl Drop for Task {
 }
 
 struct Running<W> {
-    name: String,
     asked: Receiver<()>,
     metrics: TaskMetrics,
     reporter: Reporter,
@@ -106,7 +104,8 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
                 }
                 Err(problem) => problem,
             };
-            tracing::warn!("{}: attempt {attempt} of {ATTEMPTS}: {problem}", self.name);
+            let service = self.reporter.name();
+            tracing::warn!("{service}: attempt {attempt} of {ATTEMPTS}: {problem}");
             self.reporter.unhealthy(problem);
             if attempt == ATTEMPTS {
                 break;

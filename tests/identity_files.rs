@@ -315,6 +315,8 @@ fn what_lies_in_the_way_is_told_of_and_a_key_that_others_read_is_replaced() {
             room.out("key-cert.pub").display()
         ),
     );
+    tbot.stderr
+        .line("WARN files: attempt 1 of 5: cannot write ");
     assert_eq!(is_a_pair(&room), Ok(()));
     set_mode(&room.path("out"), 0o777);
     tbot.signal(Signal::HUP);

@@ -216,6 +216,25 @@ fn an_authority_that_may_not_be_read_is_told_of() {
 }
 
 #[test]
+fn a_key_of_a_kind_that_cannot_sign_here_is_told_of() {
+    use ssh_key::private::{KeypairData, SkEd25519};
+    let keys = Keys::with_ca();
+    let public =
+        ssh_key::PublicKey::from_openssh(&keys.text("ca.pub")).expect("ssh-keygen wrote it");
+    let public = *public.key_data().ed25519().expect("it is one");
+    let public = ssh_key::public::SkEd25519::new(public, "ssh:");
+    // The part of a security key's that is in a file.
+    let key = SkEd25519::new(public, 1, [7; 64]).expect("a key");
+    let key = ssh_key::PrivateKey::new(KeypairData::SkEd25519(key), "").expect("a key");
+    let text = key.to_openssh(ssh_key::LineEnding::LF).expect("it encodes");
+    let path = keys.write("sk", text.as_bytes());
+    let reason = "/sk cannot be used: it is a key of the type sk-ssh-ed25519@openssh.com, which cannot sign here \
+                  (ed25519, ecdsa and rsa can)";
+    refused_with(&of(&path), reason);
+    refused_with(&ca_of(&path), reason);
+}
+
+#[test]
 fn a_passphrase_that_takes_hours_to_try_is_not_tried() {
     let keys = Keys::new();
     let key = keys.generate("id", &["-t", "ed25519"], "words");
