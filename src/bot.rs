@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
 use rustix::process::{DumpableBehavior, Resource, getrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
@@ -134,6 +134,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         // No core dump and no debugger gets at the keys. It fails on no Linux.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
+    // Ignored, as whoever started tbot may have it, it hides how programs end (waitpid(2)).
+    signal_hook::flag::register(SIGCHLD, Arc::default()).map_err(system("catch SIGCHLD"))?;
     if settings.oneshot {
         return write_once(settings);
     }

@@ -147,6 +147,20 @@ fn it_may_take_the_key_late_or_not_at_all() {
 }
 
 #[test]
+fn its_end_is_known_where_whoever_started_tbot_ignores_the_end_of_children() {
+    let keys = Keys::with_ca();
+    let ignoring: &[&str] = &["/usr/bin/env", "--ignore-signal=CHLD"];
+    let tbot = with_script(&keys, "well", &sign(&keys), "30s")
+        .through(ignoring)
+        .start();
+    await_healthy(&tbot, "identity");
+    let tbot = with_script(&keys, "badly", "exit 3", "30s")
+        .through(ignoring)
+        .start();
+    assert!(await_reason(&tbot, "identity").ends_with("/badly failed (exit status 3)"));
+}
+
+#[test]
 fn once_ends_by_a_signal_and_leaves_nothing_behind() {
     let keys = Keys::new();
     let script = keys.script(
