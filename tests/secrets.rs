@@ -139,7 +139,9 @@ fn an_authority_s_key_and_one_that_is_in_a_file_are_not_kept() {
         let ca = keys.generate("ca", &["-t", kind, "-b", bits], "");
         let needles = secrets(&ca);
         let onboarding = keys.ssh_ca("deploy");
-        let room = Room::of(keys, &onboarding, "");
+        // Once with the most that is logged.
+        let run_lines = if kind == "ecdsa" { "debug: true\n" } else { "" };
+        let room = Room::of(keys, &onboarding, run_lines);
         let tbot = room.start();
         output::await_healthy(&tbot);
         tbot.signal(Signal::HUP);
