@@ -30,7 +30,10 @@ fn on_a_small_disk(directory: &Path, test: impl FnOnce() + Send) {
             // It is unsafe to share no more descriptors, which is not asked for: a thread's own view of the
             // file system, which the programs that it starts have too.
             #[allow(deprecated)]
-            rustix::thread::unshare(UnshareFlags::FS | UnshareFlags::NEWNS).expect("root may");
+            let own = rustix::thread::unshare(UnshareFlags::FS | UnshareFlags::NEWNS);
+            if own.is_err() {
+                return not_tested("a disk that is full", "no mount namespace allowed here");
+            }
             succeed(Command::new("mount").args(["--make-rprivate", "/"]));
             let mut mount = Command::new("mount");
             mount.args(["-t", "tmpfs", "-o", "size=256k,mode=700", "none"]);
