@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
 use rustix::process::{DumpableBehavior, Resource, getrlimit};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
@@ -136,6 +136,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     }
     // Ignored, as whoever started tbot may have it, it hides how programs end (waitpid(2)).
     signal_hook::flag::register(SIGCHLD, Arc::default()).map_err(system("catch SIGCHLD"))?;
+    // By default it kills, instead of an error to tell of, where a file grows beyond RLIMIT_FSIZE.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(system("catch SIGXFSZ"))?;
     if settings.oneshot {
         return write_once(settings);
     }

@@ -93,6 +93,32 @@ fn a_credential_in_files_stays_what_it_was() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_an_error_like_any_other() {
+    let room = Room::new("");
+    let mut tbot = room.start();
+    await_healthy(&tbot);
+    let before = room.contents();
+    let limit = |size: &str| {
+        let mut prlimit = Command::new("prlimit");
+        succeed(prlimit.args([
+            "--pid",
+            &tbot.pid().to_string(),
+            &format!("--fsize={size}:"),
+        ]));
+    };
+    limit("100");
+    tbot.signal(Signal::HUP);
+    let path = room.out("key-cert.pub");
+    let problem = format!("cannot write {}: File too large", path.display());
+    await_unhealthy(&tbot, &problem);
+    assert_eq!(room.contents(), before);
+    limit("unlimited");
+    await_healthy(&tbot);
+    tbot.signal(Signal::TERM);
+    assert!(tbot.exit().success());
+}
+
+#[test]
 fn a_new_key_takes_the_old_one_s_place_with_its_certificate_or_not_at_all() {
     let keys = Keys::with_ca();
     for name in ["a", "b"] {
