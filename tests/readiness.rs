@@ -5,13 +5,14 @@ mod common;
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use common::http;
-use common::process::succeed;
+use common::process::{Process, succeed};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
 use common::wait::until;
+use common::{http, not_tested, procfs};
 
 /// Waits until the multiplexer is unready for a reason with `part` in it.
 fn await_reason(tbot: &Tbot, part: &str) {
@@ -80,4 +81,58 @@ fn one_whose_socket_was_taken_away_is_not_ready() {
     await_reason(&tbot, "v1.sock is not this tbot's socket any more");
     fs::rename(&away, tbot.socket()).expect("the directory is ours");
     await_ready(&tbot);
+}
+
+#[test]
+fn a_thread_that_hangs_is_noticed_after_5_seconds_until_it_goes_on() {
+    let echo = Server::echo();
+    let tbot = Tbot::start();
+    await_ready(&tbot);
+    // They wait for work, and one that hangs then looks the same from outside.
+    for name in ["mux-relay-0", "mux-accept"] {
+        let begun = Instant::now();
+        let Some(frozen) = Frozen::thread(&tbot, name) else {
+            return not_tested("a thread that hangs", "this system lets nobody freeze it");
+        };
+        await_reason(&tbot, &format!("the thread {name} has been stuck for "));
+        assert!(begun.elapsed() > Duration::from_secs(5));
+        assert_eq!(http::get(tbot.address(), "/livez").0, 200);
+        drop(frozen);
+        await_ready(&tbot);
+        assert_echoes(&mut dial(&tbot, echo.address), b"up");
+    }
+}
+
+/// A thread that a tracer (ptrace(2)) holds for as long as this lives.
+struct Frozen(Process);
+
+impl Frozen {
+    /// `None` where that is not allowed.
+    fn thread(tbot: &Tbot, name: &str) -> Option<Self> {
+        const TRACER: &str = r#"
+import ctypes, os, sys
+SEIZE, INTERRUPT, WALL, thread = 0x4206, 0x4207, 0x40000000, int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+for request in (SEIZE, INTERRUPT):
+    if libc.ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None):
+        print("refused:", os.strerror(ctypes.get_errno()), flush=True)
+        sys.exit()
+os.waitpid(thread, WALL)
+print("frozen", flush=True)
+sys.stdin.read()
+"#;
+        let thread = procfs::thread(tbot.pid(), name).to_string();
+        let mut python = Command::new("/usr/bin/python3");
+        let tracer = Process::spawn_with_input(python.args(["-c", TRACER, &thread]));
+        let line = tracer.stdout.line("");
+        (line == "frozen").then(|| Self(tracer))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // What it holds goes on when it ends.
+        self.0.close_input();
+        self.0.exit();
+    }
 }

@@ -293,7 +293,8 @@ impl Multiplexer {
     /// for an operator. It costs some system calls, and waits for nobody.
     pub fn problem(&self) -> Option<String> {
         let thread = self.thread.as_ref()?;
-        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse) {
+        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse, &self.setup)
+        {
             return Some(problem);
         }
         if let Some(problem) = self.relay.problem() {
