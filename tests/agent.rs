@@ -16,8 +16,9 @@ use rustix::process::Signal;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, PrivateKey};
 
-use common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
+use common::keys::{Keys, await_healthy, await_reason, client, listed, ssh, with_identity};
 use common::process::{Process, run, succeed};
+use common::sshd::Sshd;
 use common::tbot::Tbot;
 use common::wait::{PATIENCE, until};
 use common::{STRANGER, as_user, is_root, mode, not_tested, procfs};
@@ -36,12 +37,14 @@ fn start(keys: &Keys) -> Tbot {
 #[test]
 fn opensshs_tools_list_try_and_sign() {
     let keys = Keys::with_ca();
-    let kinds: [(&str, &[&str]); 5] = [
+    let kinds: [(&str, &[&str]); 7] = [
         ("ed25519", &["-t", "ed25519"]),
         ("ecdsa256", &["-t", "ecdsa", "-b", "256"]),
         ("ecdsa384", &["-t", "ecdsa", "-b", "384"]),
         ("ecdsa521", &["-t", "ecdsa", "-b", "521"]),
-        ("rsa", &["-t", "rsa", "-b", "3072"]),
+        ("rsa2048", &["-t", "rsa", "-b", "2048"]),
+        ("rsa3072", &["-t", "rsa", "-b", "3072"]),
+        ("rsa4096", &["-t", "rsa", "-b", "4096"]),
     ];
     for (name, kind) in kinds {
         let key = keys.generate(name, kind, "");
@@ -182,14 +185,30 @@ fn nobody_changes_it() {
     let keys = Keys::with_ca();
     let tbot = start(&keys);
     let before = listed(&tbot);
-    let other = keys.generate("other", &["-t", "ed25519"], "");
+    keys.generate("other", &["-t", "ed25519"], "");
+    keys.write("ours.pub", &before[1]);
+    // Answers what ssh-add asks for: a passphrase, a PIN.
+    let answers = keys.script("askpass", "echo secret");
     for arguments in [
-        vec![other.as_path()],
-        vec!["-D".as_ref()],
-        vec!["-d".as_ref(), keys.path("other.pub").as_path()],
+        "other",
+        "-t 60 other",
+        "-c other",
+        "-D",
+        "-d ours.pub",
+        "-x",
+        "-X",
+        "-s /usr/lib/libpkcs11.so",
+        "-e /usr/lib/libpkcs11.so",
     ] {
-        let end = run(client(&tbot, "ssh-add").args(&arguments));
-        assert_ne!(end.status.code(), Some(0), "{arguments:?}: {end:?}");
+        let mut add = client(&tbot, "ssh-add");
+        add.args(arguments.split(' ')).current_dir(keys.path(""));
+        add.env("SSH_ASKPASS", &answers)
+            .env("SSH_ASKPASS_REQUIRE", "force");
+        let end = run(&mut add);
+        let refused = ["refused", "failed", "Failed", "Could not"]
+            .iter()
+            .any(|word| end.stderr.contains(word));
+        assert!(!end.status.success() && refused, "{arguments}: {end:?}");
     }
     // Add, remove, remove all, of smartcards, lock, unlock, constrained ones, unknown, and the old protocol's.
     for kind in [17, 18, 19, 20, 21, 22, 23, 25, 26, 1, 3, 7, 9, 0, 200, 255] {
@@ -434,9 +453,16 @@ fn idle_connections_are_bounded_and_others_wait() {
         next.0.read(&mut [0]).is_err(),
         "one more than the limit is served"
     );
+    let reason = await_reason(&tbot, "mux");
+    assert!(
+        reason.starts_with("all 256 connections of the agent are in use"),
+        "{reason}"
+    );
+    idle.pop();
     idle.pop();
     next.0.set_read_timeout(Some(PATIENCE)).expect("a time");
     assert_eq!(next.answer()[0], 12);
+    await_healthy(&tbot, "mux");
     // And nobody delays the stop.
     drop(idle.split_off(100));
     let mut tbot = tbot;
@@ -495,6 +521,77 @@ fn another_user_is_sent_away() {
     }
     let lines = tbot.stderr.so_far().matches("may not connect").count();
     assert!(lines < 20, "{lines} lines of log");
+}
+
+#[test]
+fn a_forwarded_agent_logs_in_at_the_next_server_and_a_jump_passes_one() {
+    let keys = Keys::with_ca();
+    let (first, second) = (keys.sshd(), keys.sshd());
+    let host_ca = format!("    host_ca: [{}]", keys.path("ca.pub").display());
+    let tbot = with_identity(&keys.ssh_ca(&first.user), "", &host_ca).start();
+    await_healthy(&tbot, "identity");
+    // What the first server's user has: who is trusted, and no key.
+    let known = format!("@cert-authority * {}", keys.text("ca.pub"));
+    let known = keys.write("known_hosts", known);
+    let (known, port) = (known.display(), second.address.port());
+    let onward = format!(
+        "ssh-add -l && ssh -F none -o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes \
+         -o IdentityFile=none -p {port} 127.0.0.1 echo in at the second"
+    );
+    let with = |options: &[&str], to: &Sshd, command: &str| {
+        let mut login = Command::new("ssh");
+        login.args(options);
+        login.args(ssh(&tbot, to, "127.0.0.1", command).get_args());
+        run(login.env_remove("SSH_AUTH_SOCK"))
+    };
+    for _ in 0..2 {
+        let end = with(&["-A"], &first, &onward);
+        assert!(
+            end.stdout.contains("ED25519-CERT") && end.stdout.ends_with("in at the second\n"),
+            "{end:?}"
+        );
+        // Each session is bound to its host, and what is forwarded from there too.
+        tbot.signal(Signal::HUP);
+    }
+    let jump = format!("{}@127.0.0.1:{}", first.user, first.address.port());
+    let end = with(&["-J", &jump], &second, "echo in by the first");
+    assert_eq!(end.stdout, "in by the first\n", "{end:?}");
+}
+
+/// A library that lets reads time out after a sixtieth of their time.
+const HASTE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
+    int (*real)(int, int, int, const void *, socklen_t) = dlsym(RTLD_NEXT, "setsockopt");
+    struct timeval time;
+    if (level != SOL_SOCKET || name != SO_RCVTIMEO) return real(fd, level, name, value, length);
+    long micros = ((struct timeval *)value)->tv_sec * 1000000 + ((struct timeval *)value)->tv_usec;
+    time.tv_sec = micros / 60 / 1000000;
+    time.tv_usec = micros / 60 % 1000000;
+    return real(fd, level, name, &time, sizeof time);
+}
+"#;
+
+#[test]
+fn an_idle_connection_is_closed_after_two_minutes() {
+    let keys = Keys::with_ca();
+    let library = keys.library("haste", HASTE);
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
+        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
+        .start();
+    await_healthy(&tbot, "identity");
+    let mut raw = Raw::to(&tbot);
+    for _ in 0..2 {
+        // Each message gives it the same time again.
+        assert_eq!(raw.list().len(), 2);
+    }
+    let begun = Instant::now();
+    assert!(raw.is_closed());
+    let minutes = begun.elapsed().as_secs_f64();
+    assert!((1.9..30.0).contains(&minutes), "after {minutes} minutes");
 }
 
 /// A connection by hand.

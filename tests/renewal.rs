@@ -272,15 +272,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 #[test]
 fn a_clock_that_is_set_is_noticed_and_answered_by_a_renewal() {
     let keys = Keys::with_ca();
-    let source = keys.write("clock.c", CLOCK);
-    let library = keys.path("clock.so");
-    succeed(
-        Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(source)
-            .arg("-ldl"),
-    );
+    let library = keys.library("clock", CLOCK);
     let set = |seconds: &str| {
         fs::rename(keys.write("clock.new", seconds), keys.path("clock")).expect("ours");
     };

@@ -82,11 +82,17 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
-    /// Whether it accepts.
-    pub fn is_alive(&self) -> bool {
-        self.accepting
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+    /// Why a client that connected now would not be served.
+    pub fn problem(&self) -> Option<String> {
+        if self.accepting.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
+        }
+        (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
+            format!(
+                "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
+                 (`ss -xp` shows who)"
+            )
+        })
     }
 }
 
@@ -232,8 +238,8 @@ fn read(mut stream: &UnixStream, mut into: &mut [u8], deadline: Instant) -> io::
         match stream.read(into) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => into = &mut into[length..],
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // All that was left is over, too.
             Err(error) => return Err(error),
         }
     }

@@ -312,8 +312,8 @@ impl Multiplexer {
         }
         #[cfg(feature = "identity")]
         if let Some((socket, agent)) = &self.agent {
-            if !agent.is_alive() {
-                return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
+            if let Some(problem) = agent.problem() {
+                return Some(problem);
             }
             if !self.destination.leads_to(socket) {
                 return Some(not_ours("agent.sock"));
