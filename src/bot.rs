@@ -480,13 +480,15 @@ impl Obtained {
     }
 }
 
+/// Gets the next credential to where it goes.
+type Obtain = Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send>;
+
 impl Renewal {
     /// Gets a first credential, and then one after the other. Until then the agent is empty.
     fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (interval, ttl) = (self.interval, self.ttl);
         let source = self.source.clone();
-        let mut obtain: Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send> = match &self.sink
-        {
+        let mut obtain: Obtain = match &self.sink {
             Sink::Agents(identity) => {
                 let identity = identity.clone();
                 Box::new(move |stop| {

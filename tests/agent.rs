@@ -1,37 +1,27 @@
-//! The agent, with OpenSSH's clients and Paramiko, and with clients that misbehave.
+//! The agent, with OpenSSH's clients and Paramiko.
 #![cfg(feature = "cli")]
 
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use rsa::signature::Signer;
 use rustix::process::Signal;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, PrivateKey};
 
-use common::keys::{Keys, await_healthy, await_reason, client, listed, ssh, with_identity};
+use common::agent::{Raw, started, string};
+use common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
 use common::process::{Process, run, succeed};
 use common::sshd::Sshd;
-use common::tbot::Tbot;
-use common::wait::{PATIENCE, until};
-use common::{STRANGER, as_user, is_root, mode, not_tested, procfs};
+use common::wait::until;
 
 fn key_file(path: &Path) -> String {
     format!("{{ join_method: key-file, key_path: {} }}", path.display())
-}
-
-/// With a fresh key by `keys`' authority.
-fn start(keys: &Keys) -> Tbot {
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
-    await_healthy(&tbot, "identity");
-    tbot
 }
 
 #[test]
@@ -183,7 +173,7 @@ client.close()
 #[test]
 fn nobody_changes_it() {
     let keys = Keys::with_ca();
-    let tbot = start(&keys);
+    let tbot = started(&keys);
     let before = listed(&tbot);
     keys.generate("other", &["-t", "ed25519"], "");
     keys.write("ours.pub", &before[1]);
@@ -328,7 +318,7 @@ fn it_answers_as_opensshs_agent_does() {
 #[test]
 fn a_connection_from_before_a_renewal_signs_with_the_new_key() {
     let keys = Keys::with_ca();
-    let tbot = start(&keys);
+    let tbot = started(&keys);
     let mut connection = Raw::to(&tbot);
     let before = connection.list();
     // One that is in the middle of a login, between list and signature, gets its signature.
@@ -357,170 +347,6 @@ fn a_connection_from_before_a_renewal_signs_with_the_new_key() {
     assert_eq!(in_between.ask(&sign)[0], 14);
     assert_eq!(in_between.list(), after);
     assert_eq!(in_between.ask(&sign), [5]);
-}
-
-#[test]
-fn clients_that_misbehave_are_cut_off_and_cost_nothing() {
-    let keys = Keys::with_ca();
-    let tbot = start(&keys);
-    Raw::to(&tbot).list();
-    let level = procfs::descriptors(tbot.pid());
-
-    // Lengths that are none.
-    for length in [0_u32, 256 * 1024 + 1, u32::MAX] {
-        let mut raw = Raw::to(&tbot);
-        raw.0.write_all(&length.to_be_bytes()).expect("it is read");
-        assert!(raw.is_closed(), "{length}");
-    }
-    // The longest there may be.
-    let mut raw = Raw::to(&tbot);
-    let mut longest = vec![0; 256 * 1024];
-    longest[0] = 99;
-    assert_eq!(raw.ask(&longest), [5]);
-    assert_eq!(raw.list().len(), 2);
-    // Cut off anywhere.
-    let sign = [&[0, 0, 0, 20, 13][..], &string(b"blob")].concat();
-    for length in 1..sign.len() {
-        let mut raw = Raw::to(&tbot);
-        raw.0.write_all(&sign[..length]).expect("it is read");
-        raw.0
-            .shutdown(std::net::Shutdown::Write)
-            .expect("it is open");
-        assert!(raw.is_closed(), "{length}");
-    }
-    // Many at once, whole and in crumbs.
-    let mut raw = Raw::to(&tbot);
-    let many = [0, 0, 0, 1, 11].repeat(1000);
-    let mut writer = raw.0.try_clone().expect("a descriptor");
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            writer.write_all(&many).expect("it is read");
-            for byte in [0, 0, 0, 1, 11] {
-                writer.write_all(&[byte]).expect("it is read");
-            }
-        });
-        let first = raw.answer();
-        assert_eq!(first[0], 12);
-        for _ in 0..1000 {
-            assert_eq!(raw.answer(), first);
-        }
-    });
-    // One that asks and never reads is dropped when its answers do not fit.
-    let mut deaf = Raw::to(&tbot);
-    deaf.0.set_write_timeout(Some(PATIENCE)).expect("a time");
-    let flood = [0, 0, 0, 1, 11].repeat(4096);
-    let begun = Instant::now();
-    while deaf.0.write_all(&flood).is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "nobody cuts it off");
-    }
-    // One that sends a crumb now and then has ten seconds for its message.
-    let begun = Instant::now();
-    let mut slow = Raw::to(&tbot);
-    slow.0
-        .write_all(&1000_u32.to_be_bytes())
-        .expect("it is read");
-    while slow.0.write_all(&[13]).is_ok() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "nobody cuts it off"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(
-        begun.elapsed() > Duration::from_secs(8),
-        "too early: {:?}",
-        begun.elapsed()
-    );
-    drop((raw, deaf, slow));
-    tbot.await_descriptors(level);
-}
-
-#[test]
-fn idle_connections_are_bounded_and_others_wait() {
-    let keys = Keys::with_ca();
-    let tbot = start(&keys);
-    Raw::to(&tbot).list();
-    let level = procfs::descriptors(tbot.pid());
-    let mut idle: Vec<Raw> = (0..256).map(|_| Raw::to(&tbot)).collect();
-    idle.iter_mut()
-        .for_each(|raw| assert_eq!(raw.list().len(), 2));
-    let mut next = Raw::to(&tbot);
-    next.0.write_all(&[0, 0, 0, 1, 11]).expect("it waits");
-    next.0
-        .set_read_timeout(Some(Duration::from_millis(300)))
-        .expect("a time");
-    assert!(
-        next.0.read(&mut [0]).is_err(),
-        "one more than the limit is served"
-    );
-    let reason = await_reason(&tbot, "mux");
-    assert!(
-        reason.starts_with("all 256 connections of the agent are in use"),
-        "{reason}"
-    );
-    idle.pop();
-    idle.pop();
-    next.0.set_read_timeout(Some(PATIENCE)).expect("a time");
-    assert_eq!(next.answer()[0], 12);
-    await_healthy(&tbot, "mux");
-    // And nobody delays the stop.
-    drop(idle.split_off(100));
-    let mut tbot = tbot;
-    let begun = Instant::now();
-    tbot.signal(Signal::TERM);
-    assert!(tbot.exit().success() && begun.elapsed() < Duration::from_secs(20));
-    assert!(level < 256);
-}
-
-#[test]
-fn its_socket_is_its_owners_and_goes_with_it() {
-    let keys = Keys::with_ca();
-    let mut tbot = start(&keys);
-    let socket = tbot.destination.join("agent.sock");
-    assert!(
-        fs::metadata(&socket)
-            .expect("it is there")
-            .file_type()
-            .is_socket()
-    );
-    assert_eq!((mode(&socket), mode(&tbot.destination)), (0o600, 0o700));
-    tbot.signal(Signal::TERM);
-    assert!(tbot.exit().success());
-    assert!(!socket.exists());
-}
-
-#[test]
-fn another_user_is_sent_away() {
-    if !is_root() {
-        return not_tested("another user at the agent", "only root can be one");
-    }
-    let keys = Keys::with_ca();
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    common::set_mode(directory.path(), 0o755);
-    let start = with_identity(&keys.ssh_ca("root"), "", "    allowed_uids: [12345]");
-    common::set_mode(start.directory(), 0o755);
-    let tbot = start.start();
-    await_healthy(&tbot, "identity");
-    let path = tbot.destination.join("agent.sock");
-    let list = |uid| {
-        as_user(uid, || {
-            let mut raw = Raw(UnixStream::connect(&path).expect("it may be reached"));
-            let _ = raw.0.write_all(&[0, 0, 0, 1, 11]);
-            let mut answer = Vec::new();
-            raw.0.shutdown(std::net::Shutdown::Write).ok();
-            raw.0.read_to_end(&mut answer).ok();
-            answer.len()
-        })
-    };
-    assert_eq!(list(STRANGER), 0);
-    assert!(list(12345) > 100);
-    tbot.stderr
-        .line(&format!("agent: user {STRANGER} may not connect"));
-    for _ in 0..200 {
-        assert_eq!(list(STRANGER), 0);
-    }
-    let lines = tbot.stderr.so_far().matches("may not connect").count();
-    assert!(lines < 20, "{lines} lines of log");
 }
 
 #[test]
@@ -556,92 +382,4 @@ fn a_forwarded_agent_logs_in_at_the_next_server_and_a_jump_passes_one() {
     let jump = format!("{}@127.0.0.1:{}", first.user, first.address.port());
     let end = with(&["-J", &jump], &second, "echo in by the first");
     assert_eq!(end.stdout, "in by the first\n", "{end:?}");
-}
-
-/// A library that lets reads time out after a sixtieth of their time.
-const HASTE: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
-    int (*real)(int, int, int, const void *, socklen_t) = dlsym(RTLD_NEXT, "setsockopt");
-    struct timeval time;
-    if (level != SOL_SOCKET || name != SO_RCVTIMEO) return real(fd, level, name, value, length);
-    long micros = ((struct timeval *)value)->tv_sec * 1000000 + ((struct timeval *)value)->tv_usec;
-    time.tv_sec = micros / 60 / 1000000;
-    time.tv_usec = micros / 60 % 1000000;
-    return real(fd, level, name, &time, sizeof time);
-}
-"#;
-
-#[test]
-fn an_idle_connection_is_closed_after_two_minutes() {
-    let keys = Keys::with_ca();
-    let library = keys.library("haste", HASTE);
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
-        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
-        .start();
-    await_healthy(&tbot, "identity");
-    let mut raw = Raw::to(&tbot);
-    for _ in 0..2 {
-        // Each message gives it the same time again.
-        assert_eq!(raw.list().len(), 2);
-    }
-    let begun = Instant::now();
-    assert!(raw.is_closed());
-    let minutes = begun.elapsed().as_secs_f64();
-    assert!((1.9..30.0).contains(&minutes), "after {minutes} minutes");
-}
-
-/// A connection by hand.
-struct Raw(UnixStream);
-
-impl Raw {
-    fn to(tbot: &Tbot) -> Self {
-        Self::to_path(&tbot.destination.join("agent.sock"))
-    }
-
-    fn to_path(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-        Self(stream)
-    }
-
-    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
-        self.0.write_all(&string(message)).expect("it is read");
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Vec<u8> {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length).expect("an answer");
-        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-        self.0.read_exact(&mut answer).expect("all of it");
-        answer
-    }
-
-    /// The keys it lists.
-    fn list(&mut self) -> Vec<Vec<u8>> {
-        let answer = self.ask(&[11]);
-        assert_eq!(answer[0], 12);
-        let mut rest = &answer[5..];
-        let mut strings = Vec::new();
-        while let Some((length, after)) = rest.split_first_chunk::<4>() {
-            let (string, after) = after.split_at(u32::from_be_bytes(*length) as usize);
-            strings.push(string.to_vec());
-            rest = after;
-        }
-        strings.into_iter().step_by(2).collect()
-    }
-
-    fn is_closed(&mut self) -> bool {
-        let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).is_ok() && rest.is_empty()
-    }
-}
-
-/// RFC 4251, 5.
-fn string(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
 }

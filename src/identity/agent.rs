@@ -46,6 +46,8 @@ pub struct Agent<S: AsFd + Send + Sync + 'static> {
 struct Shared {
     identity: Identity,
     allowed_uids: Vec<u32>,
+    /// Whose answer is made. One at a time: however many ask, signing takes one processor.
+    turn: Mutex<()>,
     open: Mutex<Open>,
     ended: Condvar,
 }
@@ -65,6 +67,7 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
         let shared = Arc::new(Shared {
             identity,
             allowed_uids,
+            turn: Mutex::default(),
             open: Mutex::default(),
             ended: Condvar::new(),
         });
@@ -199,8 +202,9 @@ impl Shared {
             }
             message.resize(length, 0);
             read(stream, &mut message, deadline)?;
-            let credential = self.identity.current();
-            let answer = client.answer(credential, &message);
+            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = client.answer(self.identity.current(), &message);
+            drop(turn);
             message.clear();
             message.shrink_to(4096);
             let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();

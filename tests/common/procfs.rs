@@ -51,6 +51,20 @@ pub fn threads(pid: Pid) -> Vec<String> {
         .collect()
 }
 
+/// How many of its threads `name` run or could.
+pub fn running(pid: Pid, name: &str) -> usize {
+    let stats = entries(pid, "task").into_iter();
+    let prefix = format!("({name}) R ");
+    let runs = |task: PathBuf| {
+        Some(
+            fs::read_to_string(task.join("stat"))
+                .ok()?
+                .contains(&prefix),
+        )
+    };
+    stats.filter_map(runs).filter(|runs| *runs).count()
+}
+
 /// The number of its thread `name`.
 pub fn thread(pid: Pid, name: &str) -> i32 {
     let named = |task: &PathBuf| {
