@@ -362,6 +362,8 @@ struct Renewal {
     reporter: readyz::Reporter,
     task: Option<Task>,
     stop: Stop,
+    /// Whether the last attempt failed; one that runs counts as such.
+    failed: Arc<AtomicBool>,
     /// Its files at their last change, as far as was seen.
     files: Vec<Option<Changed>>,
 }
@@ -431,6 +433,7 @@ fn renewals(
             validity,
             task: None,
             stop: Stop::default(),
+            failed: Arc::default(),
             files: source.changed(),
             name,
         }
@@ -505,8 +508,7 @@ impl Renewal {
         };
         let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
-        let failed = Arc::new(AtomicBool::new(false));
-        let has_failed = failed.clone();
+        let (failed, has_failed) = (self.failed.clone(), self.failed.clone());
         let work = move || {
             failed.store(true, Ordering::Relaxed);
             let obtained = obtain(&stop)?;
@@ -535,7 +537,10 @@ impl Renewal {
         if std::mem::replace(&mut self.files, files.clone()) != files {
             tracing::info!("{}: renewing, as its files have changed", self.name);
             task.run_now();
-        } else if self.validity.problem(SystemTime::now()).is_some() {
+        } else if self.validity.problem(SystemTime::now()).is_some()
+            // Else it is tried again anyhow, after its pauses.
+            && !self.failed.load(Ordering::Relaxed)
+        {
             task.run_now();
         }
     }
