@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use common::agent::{Raw, started, string};
 use common::keys::{Keys, await_healthy, await_reason, with_identity};
 use common::server::Server;
-use common::tbot::Tbot;
+use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
 use common::wait::{PATIENCE, until};
 use common::{STRANGER, as_user, http, is_root, mode, not_tested, procfs, raise_descriptor_limit};
@@ -150,6 +150,43 @@ fn its_socket_is_its_owners_and_goes_with_it() {
     tbot.signal(Signal::TERM);
     assert!(tbot.exit().success());
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_dead_ones_socket_is_replaced_a_living_ones_is_not_and_its_path_may_be_long() {
+    let keys = Keys::with_ca();
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    // Over the 107 bytes of a socket's address.
+    let destination = directory.path().join("long".repeat(30));
+    let path = destination.display();
+    let config = format!(
+        "version: v2\nonboarding: {}\nservices:\n  - type: ssh-multiplexer\n    name: mux\n    \
+         destination: {{ type: directory, path: {path} }}\n",
+        keys.ssh_ca("root")
+    );
+    let start = || Start::config(|_| config.clone()).destination(&destination);
+    // By a short way, as a client's path has the same limit.
+    let short = directory.path().join("short");
+    std::os::unix::fs::symlink(&destination, &short).expect("ours");
+    let list = || Raw::to_path(&short.join("agent.sock")).list();
+    let mut killed = start().start();
+    await_healthy(&killed, "identity");
+    let first = list();
+    killed.signal(Signal::KILL);
+    killed.exit();
+    assert!(short.join("agent.sock").exists(), "nobody removed it");
+    let tbot = start().start();
+    await_healthy(&tbot, "identity");
+    let second = list();
+    assert!(second.len() == 2 && second != first);
+    let third = start().finish();
+    let error = third.error();
+    let pid = tbot.pid().as_raw_pid().to_string();
+    assert!(
+        error.contains(&format!("another tbot (pid {pid})")),
+        "{error}"
+    );
+    assert_eq!(list(), second);
 }
 
 #[test]

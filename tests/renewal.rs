@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
@@ -284,6 +285,49 @@ fn every_interval_there_is_a_renewal_and_each_report_is_dated() {
     assert!(updated_at(&tbot, "identity") >= at);
     assert_status(&tbot, "identity", "healthy");
     assert_status(&tbot, "mux", "healthy");
+}
+
+#[test]
+fn who_reads_a_status_delays_nobody_who_reports() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    // Who asks and does not take the answer.
+    let deaf: Vec<_> = (0..20)
+        .map(|_| {
+            let request = http::request(tbot.address(), "/readyz", "");
+            http::begin(tbot.address(), &request)
+        })
+        .collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        for path in ["/readyz", "/readyz/identity", "/readyz/mux", "/metrics"].repeat(3) {
+            let (address, done) = (tbot.address(), &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(http::get(address, path).0, 200);
+                }
+            });
+        }
+        for number in 2..12 {
+            tbot.signal(Signal::HUP);
+            until("it renews", || {
+                (renewed(&tbot, "identity") == number).then_some(())
+            });
+        }
+    });
+    assert!(updated_at(&tbot, "identity") + 5 > now());
+    drop(deaf);
+}
+
+/// True when this goes, however its test ends.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Certificates by a program, which fails where `good` is not there, and notes when it ran.
