@@ -320,6 +320,7 @@ impl Service {
             socket.display()
         );
         let work = move || {
+            multiplexer.restore_sockets()?;
             multiplexer.write_artifacts()?;
             if let Some(own) = own.as_ref().filter(|own| !own.exists()) {
                 return Err(format!(
@@ -574,6 +575,11 @@ fn serve(
             Err(RecvTimeoutError::Timeout) => {
                 metrics.renew();
                 renewals.iter_mut().for_each(Renewal::look);
+                services
+                    .iter()
+                    .filter(|service| service.multiplexer.has_lost_sockets())
+                    .filter_map(|service| service.artifacts.as_ref())
+                    .for_each(Task::run_now);
             }
         }
     }

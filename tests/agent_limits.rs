@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::Signal;
 
 use common::agent::{Raw, started, string};
-use common::keys::{Keys, await_healthy, await_reason, with_identity};
+use common::keys::{Keys, await_healthy, await_reason, listed, with_identity};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
@@ -153,40 +154,55 @@ fn its_socket_is_its_owners_and_goes_with_it() {
 }
 
 #[test]
-fn a_dead_ones_socket_is_replaced_a_living_ones_is_not_and_its_path_may_be_long() {
+fn a_dead_ones_socket_is_replaced_and_a_living_ones_is_not() {
     let keys = Keys::with_ca();
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    // Over the 107 bytes of a socket's address.
-    let destination = directory.path().join("long".repeat(30));
-    let path = destination.display();
-    let config = format!(
-        "version: v2\nonboarding: {}\nservices:\n  - type: ssh-multiplexer\n    name: mux\n    \
-         destination: {{ type: directory, path: {path} }}\n",
-        keys.ssh_ca("root")
-    );
-    let start = || Start::config(|_| config.clone()).destination(&destination);
-    // By a short way, as a client's path has the same limit.
-    let short = directory.path().join("short");
-    std::os::unix::fs::symlink(&destination, &short).expect("ours");
-    let list = || Raw::to_path(&short.join("agent.sock")).list();
+    let start = || at(&keys, &directory.path().join("mux"));
     let mut killed = start().start();
     await_healthy(&killed, "identity");
-    let first = list();
+    let first = Raw::to(&killed).list();
     killed.signal(Signal::KILL);
     killed.exit();
-    assert!(short.join("agent.sock").exists(), "nobody removed it");
+    assert!(killed.destination.join("agent.sock").exists());
     let tbot = start().start();
     await_healthy(&tbot, "identity");
-    let second = list();
+    let second = Raw::to(&tbot).list();
     assert!(second.len() == 2 && second != first);
-    let third = start().finish();
-    let error = third.error();
-    let pid = tbot.pid().as_raw_pid().to_string();
+    let end = start().finish();
+    let error = end.error();
+    let pid = tbot.pid().as_raw_pid();
     assert!(
         error.contains(&format!("another tbot (pid {pid})")),
         "{error}"
     );
-    assert_eq!(list(), second);
+    assert_eq!(Raw::to(&tbot).list(), second);
+}
+
+#[test]
+fn a_path_that_ssh_cannot_use_is_refused() {
+    let keys = Keys::with_ca();
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let left = 107 - directory.path().as_os_str().len() - "//agent.sock".len();
+    let path = |length| directory.path().join("d".repeat(length));
+    let tbot = at(&keys, &path(left)).start();
+    await_healthy(&tbot, "identity");
+    assert_eq!(listed(&tbot).len(), 2, "by OpenSSH");
+    let end = at(&keys, &path(left + 1)).finish();
+    let error = end.error();
+    assert!(
+        error.ends_with(": ssh reaches no agent by a path of more than 107 bytes, and this one's has 108: name a shorter one"),
+        "{error}"
+    );
+}
+
+/// A tbot with certificates by `keys`' authority and a destination.
+fn at(keys: &Keys, destination: &Path) -> Start {
+    let (path, source) = (destination.display(), keys.ssh_ca("root"));
+    let config = format!(
+        "version: v2\nonboarding: {source}\nservices:\n  - type: ssh-multiplexer\n    name: mux\n    \
+         destination: {{ type: directory, path: {path} }}\n"
+    );
+    Start::config(|_| config).destination(destination)
 }
 
 #[test]

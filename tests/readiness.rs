@@ -7,6 +7,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
 use common::process::{Process, succeed};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
@@ -73,14 +76,56 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
 }
 
 #[test]
-fn one_whose_socket_was_taken_away_is_not_ready() {
-    let tbot = Tbot::start();
-    await_ready(&tbot);
-    let away = tbot.destination.join("away");
-    fs::rename(tbot.socket(), &away).expect("the directory is ours");
-    await_reason(&tbot, "v1.sock is not this tbot's socket any more");
-    fs::rename(&away, tbot.socket()).expect("the directory is ours");
-    await_ready(&tbot);
+fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
+    let (keys, echo) = (Keys::with_ca(), Server::echo());
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    let mut open = dial(&tbot, echo.address);
+    assert_echoes(&mut open, b"before");
+    for name in ["v1.sock", "agent.sock"] {
+        let path = tbot.destination.join(name);
+        fs::remove_file(&path).expect("the directory is ours");
+        let lost = common::keys::await_reason(&tbot, "mux");
+        let expected = format!("/{name} is not this tbot's socket any more: ");
+        assert!(lost.contains(&expected), "{lost}");
+        // By itself, and what was open is so still.
+        await_healthy(&tbot, "mux");
+        assert_eq!(common::mode(&path), 0o600);
+    }
+    assert_echoes(&mut open, b"on");
+    assert_echoes(&mut dial(&tbot, echo.address), b"anew");
+    assert_eq!(listed(&tbot).len(), 2);
+    // Something else in its place is for others to take away.
+    fs::remove_file(tbot.socket()).expect("ours");
+    fs::create_dir(tbot.socket()).expect("ours");
+    tbot.signal(Signal::HUP);
+    let problem = until("the reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason.contains("cannot listen on ").then_some(reason)
+    });
+    assert!(
+        problem.ends_with("/v1.sock again: there is something that is no socket"),
+        "{problem}"
+    );
+    fs::remove_dir(tbot.socket()).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_healthy(&tbot, "mux");
+    assert_echoes(&mut dial(&tbot, echo.address), b"anew");
+    // Nor is it put into somebody else's directory.
+    let away = tbot.destination.with_extension("away");
+    fs::rename(&tbot.destination, &away).expect("ours");
+    fs::create_dir(&tbot.destination).expect("ours");
+    tbot.signal(Signal::HUP);
+    until("the reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason
+            .contains("is not the directory any more that this tbot serves from: restart tbot")
+            .then_some(())
+    });
+    assert_eq!(fs::read_dir(&tbot.destination).expect("ours").count(), 0);
+    fs::remove_dir(&tbot.destination).expect("ours");
+    fs::rename(&away, &tbot.destination).expect("ours");
+    await_healthy(&tbot, "mux");
 }
 
 #[test]

@@ -85,6 +85,17 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
+    /// Where it listens.
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// The same agent at another socket. Clients of this one go on until it is dropped.
+    pub fn again(&self, socket: Arc<S>) -> io::Result<Self> {
+        let shared = &self.shared;
+        Self::start(socket, shared.identity.clone(), shared.allowed_uids.clone())
+    }
+
     /// Why a client that connected now would not be served.
     pub fn problem(&self) -> Option<String> {
         if self.accepting.as_ref().is_none_or(JoinHandle::is_finished) {

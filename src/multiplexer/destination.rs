@@ -224,6 +224,13 @@ impl Destination {
         rustix::fs::stat(self.path.join(&socket.name)).is_ok_and(|stat| stat.st_ino == socket.inode)
     }
 
+    /// Whether the path still leads to this directory.
+    pub fn is_in_place(&self) -> bool {
+        let (found, ours) = (rustix::fs::stat(&self.path), fstat(&self.directory));
+        matches!((found, ours), (Ok(found), Ok(ours))
+            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+
     /// Whether someone else could put files of theirs here by now.
     pub fn is_open_to_others(&self) -> bool {
         fstat(&self.directory).is_ok_and(|stat| stat.st_mode & OTHERS_WRITE != 0)
@@ -244,6 +251,13 @@ pub struct Socket {
     socket: OwnedFd,
     name: String,
     inode: u64,
+}
+
+impl Socket {
+    /// Its name in the directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl AsFd for Socket {
