@@ -131,16 +131,6 @@ fn rsa_logs_in_by_each_hash() {
 
 #[test]
 fn paramiko_uses_it() {
-    let keys = Keys::with_ca();
-    let sshd = keys.sshd();
-    let key = keys.generate("id", &["-t", "ed25519"], "");
-    fs::copy(
-        keys.path("id.pub"),
-        sshd.directory.path().join("authorized_keys"),
-    )
-    .expect("ours");
-    let tbot = with_identity(&key_file(&key), "", "").start();
-    await_healthy(&tbot, "identity");
     let script = r#"
 import paramiko, socket, sys
 path, host, port, user = sys.argv[1:]
@@ -153,21 +143,35 @@ client.connect(host, sock=stream, username=user, allow_agent=True, look_for_keys
 print(client.exec_command("echo in by agent")[1].read().decode(), end="")
 client.close()
 "#;
-    // The system's, as its package is.
-    let mut python = client(&tbot, "/usr/bin/python3");
-    python
-        .args(["-W", "ignore", "-c", script])
-        .arg(tbot.socket());
-    python.args([
-        sshd.address.ip().to_string(),
-        sshd.address.port().to_string(),
-        sshd.user.clone(),
-    ]);
-    let end = run(&mut python);
-    assert_eq!(
-        end.stdout, "in by agent\n",
-        "{end:?} (`make tools` installs python3-paramiko)"
-    );
+    // By a certificate, and by a key alone.
+    for is_certified in [true, false] {
+        let keys = Keys::with_ca();
+        let sshd = keys.sshd();
+        let key = keys.generate("id", &["-t", "ed25519"], "");
+        let mut source = keys.ssh_ca(&sshd.user);
+        if !is_certified {
+            let authorized = sshd.directory.path().join("authorized_keys");
+            fs::copy(keys.path("id.pub"), authorized).expect("ours");
+            source = key_file(&key);
+        }
+        let tbot = with_identity(&source, "", "").start();
+        await_healthy(&tbot, "identity");
+        // The system's, as its package is.
+        let mut python = client(&tbot, "/usr/bin/python3");
+        python
+            .args(["-W", "ignore", "-c", script])
+            .arg(tbot.socket());
+        python.args([
+            sshd.address.ip().to_string(),
+            sshd.address.port().to_string(),
+            sshd.user.clone(),
+        ]);
+        let end = run(&mut python);
+        assert_eq!(
+            end.stdout, "in by agent\n",
+            "{end:?} (`make tools` installs python3-paramiko)"
+        );
+    }
 }
 
 #[test]

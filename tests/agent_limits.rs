@@ -189,6 +189,7 @@ fn a_path_that_ssh_cannot_use_is_refused() {
     assert_eq!(listed(&tbot).len(), 2, "by OpenSSH");
     let end = at(&keys, &path(left + 1)).finish();
     let error = end.error();
+    assert!(!path(left + 1).exists(), "nothing is left of it");
     assert!(
         error.ends_with(": ssh reaches no agent by a path of more than 107 bytes, and this one's has 108: name a shorter one"),
         "{error}"

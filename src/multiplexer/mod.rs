@@ -212,6 +212,16 @@ impl Multiplexer {
                 "neither it nor the proxy command may have control characters, as ssh_config cannot hold them",
             ));
         }
+        #[cfg(feature = "identity")]
+        if options.identity.is_some() {
+            // OpenSSH cuts a longer one off, without a word.
+            let length = path.join("agent.sock").as_os_str().len();
+            if length > 107 {
+                return Err(unfit(&format!(
+                    "ssh reaches no agent by a path of more than 107 bytes, and this one's has {length}: name a shorter one"
+                )));
+            }
+        }
         let system = |what: &str| {
             let what = what.to_owned();
             move |source: io::Error| Error::System { what, source }
@@ -239,13 +249,6 @@ impl Multiplexer {
         let agent = match &options.identity {
             None => None,
             Some(identity) => {
-                // OpenSSH cuts a longer one off, without a word.
-                let length = path.join("agent.sock").as_os_str().len();
-                if length > 107 {
-                    return Err(unfit(&format!(
-                        "ssh reaches no agent by a path of more than 107 bytes, and this one's has {length}: name a shorter one"
-                    )));
-                }
                 let listening = system(&format!("listen on {}", path.join("agent.sock").display()));
                 let socket = Arc::new(destination.listen("agent.sock").map_err(listening)?);
                 let uids = limits.allowed_uids.clone();
