@@ -58,6 +58,7 @@ impl Artifacts {
 
     /// The same for clients that use a key file, and its certificate if there is one, and reach hosts by
     /// themselves.
+    #[cfg(feature = "cli")]
     pub fn ssh_config_of_files(&self, key: &Path, certificate: Option<&Path>) -> String {
         let pattern = self.pattern();
         let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");

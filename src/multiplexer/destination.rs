@@ -178,6 +178,7 @@ impl Destination {
     }
 
     /// Removes a file, if it is there.
+    #[cfg(feature = "cli")]
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
