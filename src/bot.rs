@@ -4,13 +4,13 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Registry;
 use rustix::process::{DumpableBehavior, Resource, getrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, ServiceKind, Settings};
@@ -130,6 +130,12 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
+    if settings.onboarding.is_some() && !settings.debug {
+        // No core dump and no debugger gets at the keys. It fails on no Linux.
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    // Ignored, as whoever started tbot may have it, it hides how programs end (waitpid(2)).
+    signal_hook::flag::register(SIGCHLD, Arc::default()).map_err(system("catch SIGCHLD"))?;
     if settings.oneshot {
         return write_once(settings);
     }
@@ -139,7 +145,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         signal_hook::flag::register(SIGPROF, Arc::default()).map_err(system("catch SIGPROF"))?;
     }
     let (events_sender, events) = channel();
-    let signals = watch_signals(events_sender.clone()).map_err(system("watch for signals"))?;
+    let signalled = events_sender.clone();
+    let signals = watch_signals(move |signal| signalled.send(Event::Signal(signal)).is_ok())?;
 
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
@@ -147,10 +154,6 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     metrics::register_service_status(&registry, statuses.clone())
         .map_err(system("register metrics"))?;
     let mut renewals = renewals(settings, &statuses, &registry)?;
-    if !renewals.is_empty() && !settings.debug {
-        // No core dump and no debugger gets at the keys. It fails on no Linux.
-        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    }
     let reporters: Vec<_> = settings
         .services
         .iter()
@@ -234,11 +237,19 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
         tracing::info!("there is nothing else to do");
         return Ok(());
     };
+    // A signal ends it, and with it the program that it waits for.
+    let (stop, (sender, stopped)) = (Stop::default(), channel());
+    let asked = stop.clone();
+    let _signals = watch_signals(move |_| {
+        asked.ask();
+        sender.send(()).is_ok()
+    })?;
+    let wait = |pause| matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
     for output in &settings.outputs {
         let name = &output.name;
         let failed = |error| Error::Output(name.clone(), error);
         let files = Output::open(output, source.clone()).map_err(failed)?;
-        let credential = task::attempt(name, || files.renew(&Stop::default()));
+        let credential = task::attempt(name, wait, || files.renew(&stop));
         let credential = credential.map_err(system(&format!("renew {name}")))?;
         tracing::info!("{name}: {}", Obtained::of(&credential).about);
     }
@@ -369,6 +380,11 @@ struct Renewal {
     failed: Arc<AtomicBool>,
     /// Its files at their last change, as far as was seen.
     files: Vec<Option<Changed>>,
+    /// When the next renewal is due by the clock of the wall, in seconds since 1970. The task waits by another,
+    /// which nobody sets, and which stands still while the machine sleeps.
+    due: Arc<AtomicU64>,
+    /// What was last said to be wrong.
+    problem: Option<String>,
 }
 
 /// Where a credential goes.
@@ -381,6 +397,12 @@ enum Sink {
 
 /// The shortest time between two renewals that nobody asked for.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// No renewal is to come: one runs.
+const NOT_DUE: u64 = u64::MAX;
+
+/// By how many seconds a renewal may be late before it is asked for: not because of a clock that is slewed.
+const LATE: u64 = 5;
 
 /// The longest after five attempts that failed, and where nothing is left to lose.
 const FAILED: Duration = Duration::from_secs(60);
@@ -427,17 +449,24 @@ fn renewals(
     let renewals = all.into_iter().map(|(name, (ttl, interval), sink)| {
         let validity = Validity::new("certificate");
         family.add(&name, validity.clone());
+        let mut reporter = statuses.register(&*name).needing(validity.clone());
+        if let Sink::Files(output) = &sink {
+            let output = output.clone();
+            reporter = reporter.checked_by(move || output.problem());
+        }
         Renewal {
             sink,
             source: source.clone(),
             ttl,
             interval,
-            reporter: statuses.register(&*name).needing(validity.clone()),
+            reporter,
             validity,
             task: None,
             stop: Stop::default(),
             failed: Arc::default(),
             files: source.changed(),
+            due: Arc::new(NOT_DUE.into()),
+            problem: None,
             name,
         }
     });
@@ -486,15 +515,14 @@ impl Obtained {
     }
 }
 
-/// Gets the next credential to where it goes.
-type Obtain = Box<dyn FnMut(&Stop) -> Result<Obtained, String> + Send>;
+type Obtain = dyn FnMut(&Stop) -> Result<Obtained, String> + Send;
 
 impl Renewal {
     /// Gets a first credential, and then one after the other. Until then the agent is empty.
     fn start(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (interval, ttl) = (self.interval, self.ttl);
         let source = self.source.clone();
-        let mut obtain: Obtain = match &self.sink {
+        let mut obtain: Box<Obtain> = match &self.sink {
             Sink::Agents(identity) => {
                 let identity = identity.clone();
                 Box::new(move |stop| {
@@ -512,7 +540,9 @@ impl Renewal {
         let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
         let (failed, has_failed) = (self.failed.clone(), self.failed.clone());
+        let (due, runs) = (self.due.clone(), self.due.clone());
         let work = move || {
+            runs.store(NOT_DUE, Ordering::Relaxed);
             failed.store(true, Ordering::Relaxed);
             let obtained = obtain(&stop)?;
             failed.store(false, Ordering::Relaxed);
@@ -521,9 +551,11 @@ impl Renewal {
             Ok(())
         };
         let pause = move || {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let left = Duration::from_secs(end.end()).saturating_sub(now.unwrap_or_default());
-            pause(interval, left, has_failed.load(Ordering::Relaxed))
+            let now = since_1970();
+            let left = Duration::from_secs(end.end()).saturating_sub(now);
+            let pause = pause(interval, left, has_failed.load(Ordering::Relaxed));
+            due.store(now.saturating_add(pause).as_secs(), Ordering::Relaxed);
+            pause
         };
         let metrics = tasks.task(&self.name, "renewal");
         let task = Task::start("identity", pause, metrics, self.reporter.clone(), work);
@@ -531,22 +563,46 @@ impl Renewal {
         Ok(())
     }
 
-    /// Renews what comes from files that have changed, and what a clock that was set has ended.
+    /// Renews what comes from files that have changed, what a clock that was set has ended, and what clients
+    /// do not find any more.
     fn look(&mut self) {
         let Some(task) = &self.task else {
             return;
         };
+        let name = &self.name;
         let files = self.source.changed();
-        if std::mem::replace(&mut self.files, files.clone()) != files {
-            tracing::info!("{}: renewing, as its files have changed", self.name);
-            task.run_now();
-        } else if self.validity.problem(SystemTime::now()).is_some()
-            // Else it is tried again anyhow, after its pauses.
-            && !self.failed.load(Ordering::Relaxed)
-        {
+        let changed = std::mem::replace(&mut self.files, files.clone()) != files;
+        let problem = match &self.sink {
+            _ if self.validity.end() == 0 => Some(String::new()),
+            Sink::Files(output) => output.problem(),
+            Sink::Agents(_) => None,
+        };
+        let problem = problem.or_else(|| self.validity.problem(SystemTime::now()));
+        let is_late =
+            since_1970().as_secs() > self.due.load(Ordering::Relaxed).saturating_add(LATE);
+        if changed {
+            tracing::info!("{name}: renewing, as its files have changed");
+        } else if let Some(problem) = &problem {
+            if !problem.is_empty() && self.problem.as_ref() != Some(problem) {
+                tracing::warn!("{name}: renewing: {problem}");
+            }
+        } else if is_late {
+            tracing::info!("{name}: renewing, as the clock was set, or this machine has slept");
+        } else {
+            self.problem = None;
+            return;
+        }
+        self.problem = problem;
+        // Where it failed it is tried again anyhow, after its pauses.
+        if changed || is_late || !self.failed.load(Ordering::Relaxed) {
             task.run_now();
         }
     }
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 impl Drop for Renewal {
@@ -639,25 +695,28 @@ fn connections(n: usize) -> String {
     format!("{n} connection{}", if n == 1 { "" } else { "s" })
 }
 
-/// Turns signals into events, on a thread that ends when this is dropped.
+/// Tells of signals, on a thread that ends when this is dropped.
 struct WatchedSignals {
     handle: signal_hook::iterator::Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-fn watch_signals(events: Sender<Event>) -> io::Result<WatchedSignals> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+/// Calls `tell` for each, until that is false.
+fn watch_signals(tell: impl Fn(i32) -> bool + Send + 'static) -> Result<WatchedSignals, Error> {
+    let failed = || system("watch for signals");
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed())?;
     let handle = signals.handle();
     let thread = std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
         .spawn(move || {
             for signal in &mut signals {
-                if events.send(Event::Signal(signal)).is_err() {
+                if !tell(signal) {
                     break;
                 }
             }
-        })?;
+        })
+        .map_err(failed())?;
     Ok(WatchedSignals {
         handle,
         thread: Some(thread),

@@ -5,17 +5,16 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
 use common::keys::{Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity};
-use common::process::{Process, run, succeed};
+use common::process::{Process, run};
 use common::tbot::Tbot;
 use common::wait::{until, within};
-use common::{http, is_root, not_tested, set_mode};
+use common::{http, set_mode};
 
 const EXPIRY: &str = "tbot_identity_certificate_expiry_timestamp_seconds{service=\"identity\"}";
 const VALID: &str = "tbot_identity_certificate_valid{service=\"identity\"}";
@@ -460,182 +459,4 @@ fn a_storm_of_signals_renews_as_often_as_it_can_and_delays_nobody() {
     tbot.signal(Signal::HUP);
     await_healthy(&tbot, "identity");
     assert_status(&tbot, "mux", "healthy");
-}
-
-/// A library that adds to the clock of the wall what a file says.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, time);
-    char text[32] = {0};
-    int file = clock == CLOCK_REALTIME ? open(getenv("CLOCK_FILE"), O_RDONLY | O_CLOEXEC) : -1;
-    if (file >= 0) { if (read(file, text, 31) > 0) time->tv_sec += atol(text); close(file); }
-    return result;
-}
-"#;
-
-#[test]
-fn a_clock_that_is_set_is_noticed_and_answered_by_a_renewal() {
-    let keys = Keys::with_ca();
-    let library = keys.library("clock", CLOCK);
-    let set = |seconds: &str| {
-        fs::rename(keys.write("clock.new", seconds), keys.path("clock")).expect("ours");
-    };
-    set("0");
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
-        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
-        .env("CLOCK_FILE", keys.path("clock").to_str().expect("UTF-8"))
-        .start();
-    await_healthy(&tbot, "identity");
-    for (seconds, reason) in [
-        ("7200", "the certificate has expired at "),
-        ("-7200", "the certificate is valid from "),
-    ] {
-        set(seconds);
-        let found = await_reason(&tbot, "mux");
-        assert!(found.starts_with(reason), "{found}");
-        within(Duration::from_secs(25), "renewed", || {
-            (readyz(&tbot, "mux").0 == 200).then_some(())
-        });
-    }
-    assert_eq!(renewed(&tbot, "identity"), 3);
-}
-
-#[test]
-fn nothing_of_a_key_is_left_in_memory_and_no_core_is_dumped() {
-    if !is_root() {
-        return not_tested("the memory of another process", "only root may read it");
-    }
-    let keys = Keys::new();
-    let mut needles = Vec::new();
-    for (name, kind) in [
-        ("ed", vec!["-t", "ed25519"]),
-        ("ec", vec!["-t", "ecdsa"]),
-        ("rsa", vec!["-t", "rsa", "-b", "2048"]),
-    ] {
-        let key = keys.generate(name, &kind, "");
-        let key = ssh_key::PrivateKey::read_openssh_file(&key).expect("ssh-keygen wrote it");
-        use ssh_key::private::{EcdsaKeypair, KeypairData};
-        needles.push(match key.key_data() {
-            KeypairData::Ed25519(pair) => pair.private.to_bytes().to_vec(),
-            KeypairData::Ecdsa(EcdsaKeypair::NistP256 { private, .. }) => {
-                private.as_slice().to_vec()
-            }
-            KeypairData::Rsa(pair) => pair
-                .private
-                .d
-                .as_positive_bytes()
-                .expect("positive")
-                .to_vec(),
-            other => panic!("{other:?}"),
-        });
-    }
-    keys.generate("last", &["-t", "ed25519"], "");
-    let at = keys.path("id");
-    let place = |name: &str| {
-        fs::copy(keys.path(name), keys.path("new")).expect("ours");
-        set_mode(&keys.path("new"), 0o600);
-        fs::rename(keys.path("new"), &at).expect("ours");
-    };
-    place("ed");
-    let tbot = with_identity(
-        &format!("{{ join_method: key-file, key_path: {} }}", at.display()),
-        "",
-        "",
-    )
-    .start();
-    await_healthy(&tbot, "identity");
-    assert!(
-        copies(&tbot, &needles[0]) > 0,
-        "the key in use is found where it is"
-    );
-    for (name, next) in [("ed", "ec"), ("ec", "rsa"), ("rsa", "last")] {
-        // It signs, too.
-        let public = keys.path(&format!("{name}.pub"));
-        succeed(common::keys::client(&tbot, "ssh-add").arg("-T").arg(public));
-        place(next);
-        tbot.signal(Signal::HUP);
-        let public = keys.text(&format!("{next}.pub"));
-        until("the next key serves", || {
-            (listed(&tbot) == [public.trim()]).then_some(())
-        });
-    }
-    until("the renewal is over", || {
-        (renewed(&tbot, "identity") >= 4).then_some(())
-    });
-    let left: Vec<usize> = needles.iter().map(|needle| copies(&tbot, needle)).collect();
-    // `rsa` 0.9 leaves one behind where it checks a key, in memory that the next use of it overwrites.
-    assert_eq!(left[..2], [0, 0], "copies of ed25519, ecdsa, rsa: {left:?}");
-    assert!(left[2] <= 1, "copies of ed25519, ecdsa, rsa: {left:?}");
-    for name in ["ed", "ec", "rsa", "last"] {
-        let text = keys.text(name);
-        let line = text.lines().nth(2).expect("a key has lines");
-        assert!(!tbot.stderr.so_far().contains(line), "the log shows a key");
-        assert_eq!(
-            copies(&tbot, line.as_bytes()),
-            0,
-            "the file's text of {name}"
-        );
-    }
-}
-
-/// How often `needle` is in the process's memory.
-fn copies(tbot: &Tbot, needle: &[u8]) -> usize {
-    use std::io::{Read, Seek, SeekFrom};
-    let pid = tbot.pid().as_raw_pid();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may");
-    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("root may");
-    let reversed: Vec<u8> = needle.iter().rev().copied().collect();
-    let mut found = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (start, end) = line
-            .split(' ')
-            .next()
-            .and_then(|range| range.split_once('-'))
-            .expect("a range");
-        let number = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
-        let (start, end) = (number(start), number(end));
-        let mut bytes = vec![0; (end - start) as usize];
-        memory.seek(SeekFrom::Start(start)).expect("it can");
-        if memory.read_exact(&mut bytes).is_ok() {
-            // Big numbers lie the other way around.
-            for needle in [needle, &reversed] {
-                found += bytes
-                    .windows(32)
-                    .filter(|window| *window == &needle[needle.len() - 32..])
-                    .count();
-            }
-        }
-    }
-    found
-}
-
-#[test]
-fn a_core_is_dumped_with_debug_only() {
-    let keys = Keys::with_ca();
-    let dumped = |arguments: &[&str]| {
-        let mut tbot = with_identity(&keys.ssh_ca("root"), "", "")
-            .args(arguments)
-            .through(&["prlimit", "--core=unlimited"])
-            .start();
-        await_healthy(&tbot, "identity");
-        tbot.signal(Signal::ABORT);
-        let status = tbot.exit();
-        assert_eq!(status.signal(), Some(6), "{status:?}");
-        status.core_dumped()
-    };
-    assert!(!dumped(&[]));
-    if !dumped(&["--debug"]) {
-        not_tested(
-            "that a core is dumped with --debug",
-            "this system dumps none",
-        );
-    }
 }

@@ -121,7 +121,8 @@ impl Artifacts {
     /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
     fn quoted(&self, name: &Path) -> String {
         let path = self.destination.join(name);
-        format!("\"{}\"", path.to_string_lossy().replace('%', "%%"))
+        let path = path.to_string_lossy().replace('%', "%%");
+        format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
     }
 }
 

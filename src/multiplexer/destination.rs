@@ -130,30 +130,34 @@ impl Destination {
 
     /// Makes the file `name` hold `content`, whole or not at all; true if it had to be written.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<bool> {
+        let staged = self.stage(name, content)?;
+        let is_new = staged.is_some();
+        staged.map_or(Ok(()), Staged::take_place)?;
+        Ok(is_new)
+    }
+
+    /// Writes `content` beside the file `name`, for it to take its place; `None` if it holds that already.
+    pub fn stage<'a>(&'a self, name: &'a str, content: &[u8]) -> io::Result<Option<Staged<'a>>> {
         let mode = Mode::from_raw_mode(if self.shared { 0o644 } else { 0o600 });
-        if self.holds(name, content, mode) {
-            return Ok(false);
-        }
-        let temporary = format!(".{name}.tmp");
+        let staged = Staged {
+            directory: &self.directory,
+            temporary: format!(".{name}.tmp"),
+            name,
+        };
         // Of a tbot that was killed; the lock keeps others out.
-        let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
+        let _ = unlinkat(&self.directory, &staged.temporary, AtFlags::empty());
+        if self.holds(name, content, mode) {
+            return Ok(None);
+        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let written = openat(&self.directory, &temporary, flags, mode)
-            .map_err(io::Error::from)
-            .and_then(|file| {
-                // Not what the umask made of it.
-                fchmod(&file, mode)?;
-                let mut file = std::fs::File::from(file);
-                file.write_all(content)?;
-                file.sync_all()?;
-                renameat(&self.directory, &temporary, &self.directory, name)?;
-                Ok(fsync(&self.directory)?)
-            });
-        if written.is_err() {
-            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
-        }
-        written.map(|()| true)
+        let file = openat(&self.directory, &staged.temporary, flags, mode)?;
+        // Not what the umask made of it.
+        fchmod(&file, mode)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(Some(staged))
     }
 
     fn holds(&self, name: &str, content: &[u8], mode: Mode) -> bool {
@@ -166,15 +170,9 @@ impl Destination {
                 && stat.st_size as u64 == content.len() as u64
                 && Mode::from_raw_mode(stat.st_mode & 0o7777) == mode
         });
-        let mut held = Vec::with_capacity(content.len());
-        let limit = content.len() as u64 + 1;
-        as_expected
-            && io::Read::read_to_end(
-                &mut io::Read::take(std::fs::File::from(file), limit),
-                &mut held,
-            )
-            .is_ok()
-            && held == content
+        let mut held = vec![0; content.len()];
+        let mut file = std::fs::File::from(file);
+        as_expected && io::Read::read_exact(&mut file, &mut held).is_ok() && held == content
     }
 
     /// Removes a file, if it is there.
@@ -225,11 +223,16 @@ impl Destination {
         rustix::fs::stat(self.path.join(&socket.name)).is_ok_and(|stat| stat.st_ino == socket.inode)
     }
 
-    /// Whether the path still leads to this directory.
+    /// Whether it is still what its path leads to.
     pub fn is_in_place(&self) -> bool {
-        let (found, ours) = (rustix::fs::stat(&self.path), fstat(&self.directory));
-        matches!((found, ours), (Ok(found), Ok(ours))
-            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino))
+        let (ours, there) = (fstat(&self.directory), rustix::fs::stat(&self.path));
+        matches!((ours, there), (Ok(ours), Ok(there)) if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+    }
+
+    /// Whether there is something called `name`.
+    #[cfg(feature = "cli")]
+    pub fn has(&self, name: &str) -> bool {
+        statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Whether someone else could put files of theirs here by now.
@@ -243,6 +246,35 @@ impl Destination {
         if stat.is_ok_and(|stat| stat.st_ino == socket.inode) {
             let _ = unlinkat(&self.directory, &socket.name, AtFlags::empty());
         }
+    }
+}
+
+/// A file that is written whole, and not in its place yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Staged<'a> {
+    directory: &'a OwnedFd,
+    temporary: String,
+    name: &'a str,
+}
+
+impl Staged<'_> {
+    /// The name it is for.
+    #[cfg(feature = "cli")]
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Puts it there.
+    pub fn take_place(self) -> io::Result<()> {
+        renameat(self.directory, &self.temporary, self.directory, self.name)?;
+        Ok(fsync(self.directory)?)
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        // Where it took its place there is none.
+        let _ = unlinkat(self.directory, &self.temporary, AtFlags::empty());
     }
 }
 
@@ -361,8 +393,8 @@ fn lock(directory: &OwnedFd) -> Result<OwnedFd, LockProblem> {
         }
         Err(error) => return Err(failed(error)),
     }
-    ftruncate(&file, 0).map_err(failed)?;
+    // For whoever finds it locked. A full disk has no room for it, and the lock holds all the same.
     let pid = format!("{}\n", std::process::id());
-    rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(failed)?;
+    let _ = ftruncate(&file, 0).and_then(|()| rustix::io::pwrite(&file, pid.as_bytes(), 0));
     Ok(file)
 }
