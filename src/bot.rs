@@ -333,7 +333,10 @@ impl Service {
             socket.display()
         );
         let work = move || {
-            multiplexer.write_artifacts()?;
+            // One that fails keeps nothing from the other.
+            let written = multiplexer.write_artifacts();
+            multiplexer.restore_sockets()?;
+            written?;
             if let Some(own) = own.as_ref().filter(|own| !own.exists()) {
                 return Err(format!(
                     "{} is gone, by which ssh connects: put it back, or restart tbot from its new place",
@@ -375,6 +378,8 @@ struct Renewal {
     reporter: readyz::Reporter,
     task: Option<Task>,
     stop: Stop,
+    /// Whether the last attempt failed; one that runs counts as such.
+    failed: Arc<AtomicBool>,
     /// Its files at their last change, as far as was seen.
     files: Vec<Option<Changed>>,
     /// When the next renewal is due by the clock of the wall, in seconds since 1970. The task waits by another,
@@ -460,6 +465,7 @@ fn renewals(
             validity,
             task: None,
             stop: Stop::default(),
+            failed: Arc::default(),
             files: source.changed(),
             due: Arc::new(NOT_DUE.into()),
             problem: None,
@@ -535,8 +541,7 @@ impl Renewal {
         };
         let (name, stop) = (self.name.clone(), self.stop.clone());
         let (validity, end) = (self.validity.clone(), self.validity.clone());
-        let failed = Arc::new(AtomicBool::new(false));
-        let has_failed = failed.clone();
+        let (failed, has_failed) = (self.failed.clone(), self.failed.clone());
         let (due, runs) = (self.due.clone(), self.due.clone());
         let work = move || {
             runs.store(NOT_DUE, Ordering::Relaxed);
@@ -590,7 +595,10 @@ impl Renewal {
             return;
         }
         self.problem = problem;
-        task.run_now();
+        // Where it failed it is tried again anyhow, after its pauses.
+        if changed || is_late || !self.failed.load(Ordering::Relaxed) {
+            task.run_now();
+        }
     }
 }
 
@@ -627,6 +635,11 @@ fn serve(
             Err(RecvTimeoutError::Timeout) => {
                 metrics.renew();
                 renewals.iter_mut().for_each(Renewal::look);
+                services
+                    .iter()
+                    .filter(|service| service.multiplexer.has_lost_sockets())
+                    .filter_map(|service| service.artifacts.as_ref())
+                    .for_each(Task::run_now);
             }
         }
     }

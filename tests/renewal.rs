@@ -5,11 +5,12 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, await_healthy, await_reason, listed, readyz, ssh, with_identity};
+use common::keys::{Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity};
 use common::process::{Process, run};
 use common::tbot::Tbot;
 use common::wait::{until, within};
@@ -246,4 +247,216 @@ fn a_service_may_have_a_life_of_its_own() {
         own,
         "the service's agent has the service's"
     );
+}
+
+#[test]
+fn every_interval_there_is_a_renewal_and_each_report_is_dated() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&signer(&keys), "renewal_interval: 2s", "").start();
+    let mut keys_seen = Vec::new();
+    for number in 1..=3 {
+        until("the next one", || {
+            (renewed(&tbot, "identity") >= number).then_some(())
+        });
+        keys_seen.push(listed(&tbot));
+        let at = updated_at(&tbot, "identity");
+        assert!(at + 3 >= now(), "reported at {at}, and it is {}", now());
+    }
+    keys_seen.dedup();
+    assert!(keys_seen.len() > 1, "another key each time");
+    for pair in signed_at(&keys).windows(2) {
+        assert!(pair[1] - pair[0] >= 2.0, "{pair:?}");
+    }
+    assert_status(&tbot, "identity", "healthy");
+    // Well or not, and of each service.
+    fs::remove_file(keys.path("good")).expect("ours");
+    await_reason(&tbot, "identity");
+    let at = updated_at(&tbot, "identity");
+    assert!(at + 3 >= now(), "reported at {at}, and it is {}", now());
+    assert_status(&tbot, "identity", "unhealthy");
+    keys.write("good", "");
+    let at = until("a later second", || Some(now()).filter(|now| *now > at));
+    tbot.signal(Signal::USR1);
+    for service in ["mux", "identity"] {
+        until("both are reported again", || {
+            (updated_at(&tbot, service) >= at).then_some(())
+        });
+    }
+    await_healthy(&tbot, "identity");
+    assert_status(&tbot, "identity", "healthy");
+    assert_status(&tbot, "mux", "healthy");
+}
+
+#[test]
+fn who_reads_a_status_delays_nobody_who_reports() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    // Who asks and does not take the answer.
+    let deaf: Vec<_> = (0..20)
+        .map(|_| {
+            let request = http::request(tbot.address(), "/readyz", "");
+            http::begin(tbot.address(), &request)
+        })
+        .collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        for path in ["/readyz", "/readyz/identity", "/readyz/mux", "/metrics"].repeat(3) {
+            let (address, done) = (tbot.address(), &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(http::get(address, path).0, 200);
+                }
+            });
+        }
+        for number in 2..12 {
+            tbot.signal(Signal::HUP);
+            until("it renews", || {
+                (renewed(&tbot, "identity") == number).then_some(())
+            });
+        }
+    });
+    assert!(updated_at(&tbot, "identity") + 5 > now());
+    drop(deaf);
+}
+
+/// True when this goes, however its test ends.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Certificates by a program, which fails where `good` is not there, and notes when it ran.
+fn signer(keys: &Keys) -> String {
+    let script = keys.script("sign", &format!(
+        "cd {}\ndate +%s.%N >>runs\ncat >new.pub\n[ -e good ] || exit 3\nssh-keygen -q -s ca -I x -n root -V -1m:+1h new.pub\ncat new-cert.pub",
+        keys.path("").display()
+    ));
+    keys.write("good", "");
+    format!(
+        "{{ join_method: command, command: [{}] }}",
+        script.display()
+    )
+}
+
+/// When that program ran.
+fn signed_at(keys: &Keys) -> Vec<f64> {
+    let times = keys.text("runs");
+    times.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// When a service last reported, in seconds since 1970.
+fn updated_at(tbot: &Tbot, service: &str) -> u64 {
+    let (_, body) = http::get(tbot.address(), &format!("/readyz/{service}"));
+    let json: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let time = json["updated_at"].as_str().expect("it has reported");
+    let time = humantime::parse_rfc3339(time).expect("RFC 3339");
+    time.duration_since(UNIX_EPOCH).expect("now").as_secs()
+}
+
+/// The metric says 1 for this status, and 0 for each other.
+fn assert_status(tbot: &Tbot, service: &str, status: &str) {
+    let metrics = tbot.metrics();
+    for one in ["initializing", "healthy", "unhealthy"] {
+        let value = u8::from(one == status);
+        let line =
+            format!("tbot_service_status{{service=\"{service}\",status=\"{one}\"}} {value}\n");
+        assert!(metrics.contains(&line), "no {line} in\n{metrics}");
+    }
+}
+
+#[test]
+fn five_attempts_fail_and_the_next_renewal_succeeds() {
+    let keys = Keys::with_ca();
+    let source = signer(&keys);
+    fs::remove_file(keys.path("good")).expect("ours");
+    let tbot = with_identity(&source, "", "").start();
+    let task = |metric: &str| {
+        tbot.metric(&format!(
+            "tbot_task_{metric}{{name=\"renewal\",service=\"identity\"}}"
+        ))
+    };
+    until("five attempts", || {
+        (task("iterations_failed") == 1).then_some(())
+    });
+    assert_eq!(
+        (
+            task("iterations_total"),
+            task("iterations_successful_count")
+        ),
+        (1, 0)
+    );
+    assert_eq!(tbot.metric(VALID), 0);
+    let list = run(client(&tbot, "ssh-add").arg("-l"));
+    assert!(list.stdout.contains("has no identities"), "{list:?}");
+    let line = tbot.stderr.line("identity: attempt 5 of 5: ");
+    assert!(line.contains("/sign failed (exit status 3)"), "{line}");
+    let times = signed_at(&keys);
+    assert_eq!(times.len(), 5);
+    for (number, pair) in times.windows(2).enumerate() {
+        // A second, doubled each time, and between half and one and a half of it.
+        let (pause, usual) = (pair[1] - pair[0], 2_f64.powi(number as i32));
+        assert!(
+            (usual * 0.5..usual * 1.5 + 5.0).contains(&pause),
+            "pause {number}: {pause} s"
+        );
+    }
+    // Without a certificate at all, the next one is soon.
+    keys.write("good", "");
+    until("it succeeds", || {
+        (task("iterations_successful_count") == 1).then_some(())
+    });
+    assert_eq!(
+        (
+            task("iterations_total"),
+            task("iterations_failed"),
+            signed_at(&keys).len()
+        ),
+        (2, 1, 6)
+    );
+    await_healthy(&tbot, "mux");
+    // Asked for in a pause, the next attempt is at once, and its retries are counted.
+    fs::remove_file(keys.path("good")).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_reason(&tbot, "identity");
+    keys.write("good", "");
+    tbot.signal(Signal::USR1);
+    until("it succeeds", || {
+        (task("iterations_successful_count") == 2).then_some(())
+    });
+    assert!(task("iterations_successful_sum") >= 1);
+    assert_eq!(
+        (task("iterations_total"), task("iterations_failed")),
+        (3, 1)
+    );
+    assert_eq!(task("iteration_duration_seconds_count"), 3);
+}
+
+#[test]
+fn a_storm_of_signals_renews_as_often_as_it_can_and_delays_nobody() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    for good in [true, false] {
+        if !good {
+            fs::rename(keys.path("ca"), keys.path("away")).expect("ours");
+        }
+        for number in 0..1000 {
+            tbot.signal([Signal::HUP, Signal::USR1][number % 2]);
+            if number % 100 == 0 {
+                assert_eq!(http::get(tbot.address(), "/livez").0, 200);
+                assert_eq!(readyz(&tbot, "mux").0, 200, "the old certificate serves");
+                assert_eq!(listed(&tbot).len(), 2);
+            }
+        }
+    }
+    await_reason(&tbot, "identity");
+    fs::rename(keys.path("away"), keys.path("ca")).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_healthy(&tbot, "identity");
+    assert_status(&tbot, "mux", "healthy");
 }

@@ -224,7 +224,6 @@ impl Destination {
     }
 
     /// Whether it is still what its path leads to.
-    #[cfg(feature = "cli")]
     pub fn is_in_place(&self) -> bool {
         let (ours, there) = (fstat(&self.directory), rustix::fs::stat(&self.path));
         matches!((ours, there), (Ok(ours), Ok(there)) if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
@@ -285,6 +284,13 @@ pub struct Socket {
     socket: OwnedFd,
     name: String,
     inode: u64,
+}
+
+impl Socket {
+    /// Its name in the directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl AsFd for Socket {

@@ -57,6 +57,8 @@ pub enum Message {
     Answer(Vec<u64>, Answer),
     /// Accept nothing more.
     StopAccepting,
+    /// Accept from this socket instead of the one before.
+    Listen(Arc<Socket>),
     /// Nor go on with what is being set up: end the thread.
     Stop,
 }
@@ -236,6 +238,13 @@ impl Setup {
                     who.into_iter().for_each(|id| self.on_answer(id, &answer));
                 }
                 Message::StopAccepting => self.stop_accepting(),
+                Message::Listen(listener) => {
+                    self.stop_accepting();
+                    let data = epoll::EventData::new_u64(LISTENER);
+                    // What fails here for want of memory shows as connections that wait.
+                    let _ = epoll::add(&self.epoll, &*listener, data, epoll::EventFlags::IN);
+                    self.listener = Some(listener);
+                }
                 Message::Stop => {
                     self.stop_accepting();
                     self.stopping = true;

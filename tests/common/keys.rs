@@ -53,6 +53,18 @@ impl Keys {
         place
     }
 
+    /// A library of C, for LD_PRELOAD.
+    pub fn library(&self, name: &str, lines: &str) -> PathBuf {
+        let source = self.write(&format!("{name}.c"), lines);
+        let library = self.path(&format!("{name}.so"));
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source);
+        succeed(cc.arg("-ldl"));
+        library
+    }
+
     /// `ssh-keygen` with a passphrase and what kind of key.
     pub fn generate(&self, name: &str, kind: &[&str], passphrase: &str) -> PathBuf {
         let path = self.path(name);
