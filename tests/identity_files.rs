@@ -74,6 +74,30 @@ fn once_fails_where_there_is_no_credential() {
 }
 
 #[test]
+fn one_that_fails_keeps_nothing_from_the_others() {
+    let room = Room::new("oneshot: true\n");
+    let yaml = room.keys.text("tbot.yaml");
+    let unfit = room.path("unfit");
+    fs::create_dir(&unfit).expect("the room is ours");
+    common::set_mode(&unfit, 0o777);
+    let before = format!(
+        "services:\n  - type: identity\n    name: unfit\n    destination: {{ type: directory, path: {} }}\n",
+        unfit.display()
+    );
+    room.keys
+        .write("tbot.yaml", yaml.replace("services:\n", &before));
+    let end = run(&mut room.tbot());
+    let error = end.error();
+    assert!(
+        error.contains("identity \"unfit\": ") && error.contains("others"),
+        "{error}"
+    );
+    for name in FILES {
+        assert!(room.out(name).exists(), "{name}");
+    }
+}
+
+#[test]
 fn a_reader_never_sees_a_key_with_another_key_s_certificate() {
     let room = Room::new("");
     let mut tbot = room.start();
