@@ -129,6 +129,33 @@ fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
 }
 
 #[test]
+fn one_whose_directory_was_taken_away_says_so_five_times_and_no_more() {
+    let keys = Keys::with_ca();
+    let files = keys.path("files");
+    let other = format!(
+        "  - type: identity\n    name: files\n    destination: {{ type: directory, path: {} }}",
+        files.display()
+    );
+    let tbot = with_identity(&keys.ssh_ca("root"), "", &other).start();
+    await_healthy(&tbot, "mux");
+    let away = tbot.destination.with_extension("away");
+    fs::rename(&tbot.destination, &away).expect("ours");
+    tbot.stderr.line("WARN mux: attempt 5 of 5: ");
+    let runs = || tbot.metric("tbot_task_iterations_total{name=\"artifacts\",service=\"mux\"}");
+    let before = runs();
+    // What else is looked at with it was, twice.
+    for _ in 0..2 {
+        fs::remove_dir_all(&files).expect("ours");
+        until("what was deleted", || {
+            files.join("known_hosts").exists().then_some(())
+        });
+    }
+    assert_eq!(runs(), before);
+    fs::rename(&away, &tbot.destination).expect("ours");
+    await_healthy(&tbot, "mux");
+}
+
+#[test]
 fn a_thread_that_hangs_is_noticed_after_5_seconds_until_it_goes_on() {
     let echo = Server::echo();
     let tbot = Tbot::start();
