@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
-use common::process::{Process, succeed};
+use common::process::{Process, run, succeed};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
@@ -73,6 +73,43 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
     await_reason(&tbot, "no file descriptors are left");
     limit(1000);
     await_ready(&tbot);
+}
+
+/// A library by which no thread begins while the file of a name is there.
+const THREADS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+int pthread_create(pthread_t *to, const pthread_attr_t *how, void *(*start)(void *), void *with) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    real = dlsym(RTLD_NEXT, "pthread_create");
+    return access(getenv("NO_THREADS"), F_OK) ? real(to, how, start, with) : EAGAIN;
+}
+"#;
+
+#[test]
+fn one_without_threads_is_not_ready_until_it_has_some() {
+    let keys = Keys::with_ca();
+    let (library, none) = (keys.library("threads", THREADS), keys.path("none"));
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
+        .env("LD_PRELOAD", &library.display().to_string())
+        .env("NO_THREADS", &none.display().to_string())
+        .start();
+    await_healthy(&tbot, "mux");
+    keys.write("none", "");
+    let reason = common::keys::await_reason(&tbot, "mux");
+    let expected = "no thread can be started: Resource temporarily unavailable (";
+    assert!(reason.starts_with(expected), "{reason}");
+    let list = run(common::keys::client(&tbot, "ssh-add").arg("-l"));
+    assert!(!list.status.success(), "{list:?}");
+    tbot.stderr
+        .line("WARN agent: no thread for a client: Resource temporarily unavailable");
+    fs::remove_file(&none).expect("ours");
+    await_healthy(&tbot, "mux");
+    assert_eq!(listed(&tbot).len(), 2);
 }
 
 #[test]

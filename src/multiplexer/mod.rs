@@ -411,7 +411,7 @@ impl Multiplexer {
                 "all {most} connections are in use (max_connections)"
             ));
         }
-        limits::no_descriptors()
+        limits::no_descriptors().or_else(limits::no_threads)
     }
 
     /// Where clients connect.
