@@ -91,11 +91,11 @@ impl Renewal {
     }
 }
 
-/// One of less could be over before it is there.
+/// One of less could be over before the next is there.
 fn ttl(cursor: &Cursor) -> Result<Duration, Error> {
     let ttl = cursor.duration()?;
-    if ttl < Duration::from_secs(2) {
-        return Err(cursor.error("must be at least 2s, as certificates count whole seconds"));
+    if ttl < Duration::from_secs(3) {
+        return Err(cursor.error("must be at least 3s, as certificates count whole seconds"));
     }
     Ok(ttl)
 }

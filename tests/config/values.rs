@@ -397,8 +397,8 @@ fn a_credential_outlives_its_renewal() {
             ),
         ),
         (
-            "credential_ttl: 1999ms\nrenewal_interval: 100ms",
-            ":5: credential_ttl: must be at least 2s, as certificates count whole seconds".into(),
+            "credential_ttl: 2999ms\nrenewal_interval: 100ms",
+            ":5: credential_ttl: must be at least 3s, as certificates count whole seconds".into(),
         ),
     ] {
         refused_lines(lines, &message);
