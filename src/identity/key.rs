@@ -52,7 +52,6 @@ impl Key {
 
     /// The key in a file, if it can be used. The error: that cannot be told now, for want of descriptors or
     /// memory.
-    #[cfg(feature = "cli")]
     pub fn held(path: &Path) -> Result<Option<Self>, String> {
         leaving_nothing(|| match read_secret(path) {
             Ok(text) => Ok(Self::of_text(&text, path, None).ok()),
