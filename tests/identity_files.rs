@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::keys::Keys;
 use common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
-use common::process::{run, succeed};
+use common::process::{Process, run, succeed};
 use common::wait::until;
 use common::{is_root, mode, set_mode};
 use rustix::process::Signal;
@@ -385,6 +385,53 @@ fn what_lies_in_the_way_is_told_of_and_a_key_that_others_read_is_replaced() {
     assert_eq!(is_a_pair(&room), Ok(()));
     fs::remove_dir(room.out("ssh_config")).expect("ours");
     await_healthy(&tbot);
+}
+
+/// A library by which nothing called `out/key` can be opened while the file of a name is there.
+const SHORTAGE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int open64(const char *path, int flags, ...) {
+    static int (*real)(const char *, int, ...);
+    if (!real) real = dlsym(RTLD_NEXT, "open64");
+    va_list more;
+    va_start(more, flags);
+    int mode = va_arg(more, int), length = strlen(path);
+    va_end(more);
+    int is_key = length > 8 && !strcmp(path + length - 8, "/out/key");
+    if (is_key && !access(getenv("SHORTAGE"), F_OK)) return errno = EMFILE, -1;
+    return real(path, flags, mode);
+}
+"#;
+
+#[test]
+fn a_key_that_cannot_be_read_for_the_moment_is_not_replaced() {
+    let room = Room::new("");
+    let library = room.keys.library("shortage", SHORTAGE);
+    let shortage = room.path("shortage");
+    let mut tbot = room.tbot();
+    tbot.env("LD_PRELOAD", library).env("SHORTAGE", &shortage);
+    let tbot = Process::spawn(&mut tbot);
+    await_healthy(&tbot);
+    let before = room.contents();
+    fs::write(&shortage, "").expect("ours");
+    tbot.signal(Signal::HUP);
+    let path = room.out("key");
+    await_unhealthy(
+        &tbot,
+        &format!("cannot read {}: Too many open files", path.display()),
+    );
+    assert_eq!(room.contents(), before);
+    fs::remove_file(&shortage).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_healthy(&tbot);
+    let after = room.contents();
+    assert!(after[0] == before[0] && after[2] != before[2], "renewed");
 }
 
 #[test]

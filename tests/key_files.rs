@@ -10,6 +10,7 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::Signal;
 use tbot::identity::{Certificate, Key};
 
 use common::keys::{Keys, await_healthy, await_reason, listed, refused_with, with_identity};
@@ -363,4 +364,50 @@ fn no_file_makes_it_panic() {
         changed[end] ^= 0x80;
         let _ = Key::read(&write(&changed), None);
     }
+}
+
+/// A library by which a look at `ca` does not come back while the file of a name is there; a look that hangs says so
+/// by a file beside it.
+const HANGS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int statx(int at, const char *path, int flags, unsigned mask, struct statx *to) {
+    static int (*real)(int, const char *, int, unsigned, struct statx *);
+    if (!real) real = dlsym(RTLD_NEXT, "statx");
+    int length = strlen(path);
+    if (length > 3 && !strcmp(path + length - 3, "/ca") && !access(getenv("HANGS"), F_OK)) {
+        char told[4096];
+        snprintf(told, sizeof told, "%s.told", getenv("HANGS"));
+        close(creat(told, 0600));
+        for (;;) pause();
+    }
+    return real(at, path, flags, mask, to);
+}
+"#;
+
+#[test]
+fn a_file_system_that_hangs_keeps_it_from_no_end() {
+    let keys = Keys::with_ca();
+    let (library, hangs) = (keys.library("hangs", HANGS), keys.path("hangs"));
+    let mut tbot = with_identity(&keys.ssh_ca("root"), "shutdown_grace: 1s", "")
+        .env("LD_PRELOAD", &library.display().to_string())
+        .env("HANGS", &hangs.display().to_string())
+        .start();
+    await_healthy(&tbot, "identity");
+    keys.write("hangs", "");
+    until("a look that hangs", || {
+        keys.path("hangs.told").exists().then_some(())
+    });
+    await_healthy(&tbot, "mux");
+    tbot.signal(Signal::TERM);
+    let status = tbot.exit();
+    assert_eq!(status.code(), Some(1), "{status:?}");
+    tbot.stderr
+        .line("ERROR something hangs, such as a file system");
 }

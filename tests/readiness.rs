@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
-use common::process::{Process, succeed};
+use common::process::{Process, run, succeed};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
@@ -75,6 +75,43 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
     await_ready(&tbot);
 }
 
+/// A library by which no thread begins while the file of a name is there.
+const THREADS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+int pthread_create(pthread_t *to, const pthread_attr_t *how, void *(*start)(void *), void *with) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    real = dlsym(RTLD_NEXT, "pthread_create");
+    return access(getenv("NO_THREADS"), F_OK) ? real(to, how, start, with) : EAGAIN;
+}
+"#;
+
+#[test]
+fn one_without_threads_is_not_ready_until_it_has_some() {
+    let keys = Keys::with_ca();
+    let (library, none) = (keys.library("threads", THREADS), keys.path("none"));
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
+        .env("LD_PRELOAD", &library.display().to_string())
+        .env("NO_THREADS", &none.display().to_string())
+        .start();
+    await_healthy(&tbot, "mux");
+    keys.write("none", "");
+    let reason = common::keys::await_reason(&tbot, "mux");
+    let expected = "no thread can be started: Resource temporarily unavailable (";
+    assert!(reason.starts_with(expected), "{reason}");
+    let list = run(common::keys::client(&tbot, "ssh-add").arg("-l"));
+    assert!(!list.status.success(), "{list:?}");
+    tbot.stderr
+        .line("WARN agent: no thread for a client: Resource temporarily unavailable");
+    fs::remove_file(&none).expect("ours");
+    await_healthy(&tbot, "mux");
+    assert_eq!(listed(&tbot).len(), 2);
+}
+
 #[test]
 fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
     let (keys, echo) = (Keys::with_ca(), Server::echo());
@@ -124,6 +161,33 @@ fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
     });
     assert_eq!(fs::read_dir(&tbot.destination).expect("ours").count(), 0);
     fs::remove_dir(&tbot.destination).expect("ours");
+    fs::rename(&away, &tbot.destination).expect("ours");
+    await_healthy(&tbot, "mux");
+}
+
+#[test]
+fn one_whose_directory_was_taken_away_says_so_five_times_and_no_more() {
+    let keys = Keys::with_ca();
+    let files = keys.path("files");
+    let other = format!(
+        "  - type: identity\n    name: files\n    destination: {{ type: directory, path: {} }}",
+        files.display()
+    );
+    let tbot = with_identity(&keys.ssh_ca("root"), "", &other).start();
+    await_healthy(&tbot, "mux");
+    let away = tbot.destination.with_extension("away");
+    fs::rename(&tbot.destination, &away).expect("ours");
+    tbot.stderr.line("WARN mux: attempt 5 of 5: ");
+    let runs = || tbot.metric("tbot_task_iterations_total{name=\"artifacts\",service=\"mux\"}");
+    let before = runs();
+    // What else is looked at with it was, twice.
+    for _ in 0..2 {
+        fs::remove_dir_all(&files).expect("ours");
+        until("what was deleted", || {
+            files.join("known_hosts").exists().then_some(())
+        });
+    }
+    assert_eq!(runs(), before);
     fs::rename(&away, &tbot.destination).expect("ours");
     await_healthy(&tbot, "mux");
 }

@@ -141,7 +141,13 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     }
     let (events_sender, events) = channel();
     let signalled = events_sender.clone();
-    let signals = signals::watch(move |signal| signalled.send(Event::Signal(signal)).is_ok())?;
+    let mut grace = settings.shutdown_grace;
+    let signals = signals::watch(move |signal| {
+        if !matches!(signal, SIGHUP | SIGUSR1) {
+            signals::end_after(std::mem::take(&mut grace));
+        }
+        signalled.send(Event::Signal(signal)).is_ok()
+    })?;
 
     let metrics = Metrics::register(&registry).map_err(system("register metrics"))?;
 
@@ -212,7 +218,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         }
     }
 
-    serve(&events, &services, &mut renewals, &metrics);
+    serve(&events, &mut services, &mut renewals, &metrics);
     stop(
         &events,
         events_sender,
@@ -239,6 +245,7 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
     let asked = stop.clone();
     let _signals = signals::watch(move |_| {
         asked.ask();
+        signals::end_after(Duration::ZERO);
         sender.send(()).is_ok()
     })?;
     let wait = |pause| matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
@@ -269,7 +276,7 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
 /// Answers signals until one says to stop.
 fn serve(
     events: &Receiver<Event>,
-    services: &[Service],
+    services: &mut [Service],
     renewals: &mut [Renewal],
     metrics: &Metrics,
 ) {
@@ -288,11 +295,7 @@ fn serve(
             Err(RecvTimeoutError::Timeout) => {
                 metrics.renew();
                 renewals.iter_mut().for_each(Renewal::look);
-                services
-                    .iter()
-                    .filter(|service| service.multiplexer.has_lost_sockets())
-                    .filter_map(|service| service.artifacts.as_ref())
-                    .for_each(Task::run_now);
+                services.iter_mut().for_each(Service::look);
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Service {
     /// This program's path, where ssh_config names it.
     own_program: Option<PathBuf>,
     pub(super) reporter: readyz::Reporter,
+    /// Whether clients did not find its sockets when that was last looked at.
+    has_lost_sockets: bool,
 }
 
 /// Starts a multiplexer; its files are not written yet.
@@ -87,10 +89,22 @@ pub(super) fn start(
         renewal_interval: settings.renewal_interval,
         own_program,
         reporter,
+        has_lost_sockets: false,
     })
 }
 
 impl Service {
+    /// Sees to sockets that were taken away. Of a directory that was, it is told once, and once of its return.
+    pub(super) fn look(&mut self) {
+        let lost = self.multiplexer.has_lost_sockets();
+        let changed = std::mem::replace(&mut self.has_lost_sockets, lost) != lost;
+        if let Some(task) = &self.artifacts
+            && (changed || lost && self.multiplexer.is_in_place())
+        {
+            task.run_now();
+        }
+    }
+
     /// Writes the files for clients, now and again; with them the service is ready.
     pub(super) fn keep_artifacts(&mut self, tasks: &TaskMetricsFamily) -> Result<(), Error> {
         let (multiplexer, reporter) = (self.multiplexer.clone(), self.reporter.clone());

@@ -1,5 +1,7 @@
 //! Signals to this process.
 
+use std::time::Duration;
+
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -12,7 +14,9 @@ pub(super) struct WatchedSignals {
 }
 
 /// Calls `tell` for each, until that is false.
-pub(super) fn watch(tell: impl Fn(i32) -> bool + Send + 'static) -> Result<WatchedSignals, Error> {
+pub(super) fn watch(
+    mut tell: impl FnMut(i32) -> bool + Send + 'static,
+) -> Result<WatchedSignals, Error> {
     let failed = || system("watch for signals");
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed())?;
     let handle = signals.handle();
@@ -31,6 +35,24 @@ pub(super) fn watch(tell: impl Fn(i32) -> bool + Send + 'static) -> Result<Watch
         handle,
         thread: Some(thread),
     })
+}
+
+/// For threads to end that are told to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends the process a while after `grace`, whoever hangs by then: a file system that does not answer has no
+/// time-out, and stops whoever looks at a file in it.
+pub(super) fn end_after(grace: Duration) {
+    let end = move || {
+        std::thread::sleep(grace + PATIENCE);
+        tracing::error!("something hangs, such as a file system: ending without waiting for it");
+        // For the line to be written.
+        std::thread::sleep(Duration::from_millis(100));
+        std::process::exit(1);
+    };
+    let thread = std::thread::Builder::new().name("end".into());
+    // Without a thread the end is as orderly as it can be.
+    let _ = thread.stack_size(128 * 1024).spawn(end);
 }
 
 impl Drop for WatchedSignals {

@@ -65,7 +65,7 @@ pub(super) struct Renewal {
 impl Renewal {
     /// What `map` says, else what `self` says; a credential must outlive its renewal.
     pub fn read(self, map: &Map) -> Result<Self, Error> {
-        let ttl = map.optional("credential_ttl", Cursor::duration)?;
+        let ttl = map.optional("credential_ttl", ttl)?;
         let interval = map.optional("renewal_interval", Cursor::duration)?;
         let renewal = Self {
             ttl: ttl.unwrap_or(self.ttl),
@@ -89,6 +89,15 @@ impl Renewal {
             },
         )
     }
+}
+
+/// One of less could be over before the next is there.
+fn ttl(cursor: &Cursor) -> Result<Duration, Error> {
+    let ttl = cursor.duration()?;
+    if ttl < Duration::from_secs(3) {
+        return Err(cursor.error("must be at least 3s, as certificates count whole seconds"));
+    }
+    Ok(ttl)
 }
 
 /// The services at `cursors` and the outputs, each in their order.

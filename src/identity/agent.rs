@@ -18,6 +18,7 @@ use rustix::net::{Shutdown as ShutdownOf, SocketFlags, accept_with, shutdown};
 
 use super::Identity;
 use super::protocol::{Client, MAX_MESSAGE};
+use crate::errors::plain;
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
@@ -28,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// For one message, from its first byte, and for its answer to be taken.
 const MESSAGE: Duration = Duration::from_secs(10);
 
-/// The pause between strangers, to tell of one again: a line of log is not for them to make.
+/// The pause between clients that are not served, to tell of one again: a line of log is not for them to make.
 const TELL: Duration = Duration::from_secs(1);
 
 /// RSA needs some of it.
@@ -57,7 +58,7 @@ struct Open {
     stopping: bool,
     next: u64,
     streams: HashMap<u64, Arc<UnixStream>>,
-    /// When a stranger was last told of.
+    /// When a client that was not served last came.
     told: Option<Instant>,
 }
 
@@ -167,13 +168,9 @@ impl Shared {
         match crate::sys::peer_uid(stream.as_fd()) {
             Ok(uid) if self.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
-                let told = self.lock().told.replace(Instant::now());
-                if told.is_none_or(|told| told.elapsed() > TELL) {
-                    tracing::warn!(
-                        "agent: user {uid} may not connect (allowed_uids lists who else may)"
-                    );
-                }
-                return;
+                return self.tell(format_args!(
+                    "user {uid} may not connect (allowed_uids lists who else may)"
+                ));
             }
             Err(_) => return,
         }
@@ -197,7 +194,17 @@ impl Shared {
             .name("agent-client".into())
             .stack_size(STACK);
         // Without a thread the connection is closed, as dropping this does.
-        let _ = thread.spawn(serve);
+        if let Err(error) = thread.spawn(serve) {
+            self.tell(format_args!("no thread for a client: {}", plain(error)));
+        }
+    }
+
+    /// Says why a client was not served, once in a while.
+    fn tell(&self, why: std::fmt::Arguments) {
+        let told = self.lock().told.replace(Instant::now());
+        if told.is_none_or(|told| told.elapsed() > TELL) {
+            tracing::warn!("agent: {why}");
+        }
     }
 
     fn serve(&self, stream: &UnixStream) -> io::Result<()> {

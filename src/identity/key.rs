@@ -1,6 +1,6 @@
 //! A private key that signs, and forgets itself when dropped.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rsa::signature::Signer;
 use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use rustix::io::Errno;
 use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::public::KeyData;
 use ssh_key::rand_core::OsRng;
@@ -46,13 +47,22 @@ impl Key {
     /// Reads a key in OpenSSH's format, encrypted or not. As ssh does, it refuses a file that others may
     /// read. The error is a sentence with the path.
     pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
-        leaving_nothing(|| Self::read_file(path, passphrase))
+        leaving_nothing(|| Self::of_text(&read_secret(path)?, path, passphrase))
     }
 
-    fn read_file(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
-        let text = read_secret(path)?;
+    /// The key in a file, if it can be used. The error: that cannot be told now, for want of descriptors or
+    /// memory.
+    pub fn held(path: &Path) -> Result<Option<Self>, String> {
+        leaving_nothing(|| match read_secret(path) {
+            Ok(text) => Ok(Self::of_text(&text, path, None).ok()),
+            Err(unread) if unread.for_now => Err(unread.problem),
+            Err(_) => Ok(None),
+        })
+    }
+
+    fn of_text(text: &str, path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
         let shown = path.display();
-        let key = parse(&text).map_err(|error| {
+        let key = parse(text).map_err(|error| {
             format!(
                 "{shown} is no private key in OpenSSH's format: {error} \
                  (`ssh-keygen -p -f FILE` converts older ones)"
@@ -212,20 +222,42 @@ fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature
         .map_err(|error| error.to_string())
 }
 
+/// Why a secret was not read.
+struct Unread {
+    problem: String,
+    /// Not for what the file is.
+    for_now: bool,
+}
+
+impl From<Unread> for String {
+    fn from(unread: Unread) -> Self {
+        unread.problem
+    }
+}
+
 /// A file with a secret, which nobody but its owner may read.
-fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, Unread> {
     let shown = path.display();
-    let failed = |error| format!("cannot read {shown}: {}", plain(&error));
+    let failed = |error: io::Error| Unread {
+        problem: format!("cannot read {shown}: {}", plain(&error)),
+        for_now: [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+            .map(|short| short.raw_os_error())
+            .contains(&error.raw_os_error().unwrap_or_default()),
+    };
+    let unfit = |problem| Unread {
+        problem,
+        for_now: false,
+    };
     let Some((file, about)) = file::open(path, MAX_FILE).map_err(failed)? else {
-        return Err(format!(
+        return Err(unfit(format!(
             "{shown} is no file with a secret of at most 64 KiB"
-        ));
+        )));
     };
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(format!(
+        return Err(unfit(format!(
             "{shown} can be read or changed by others (mode {mode:04o}); `chmod 600` it"
-        ));
+        )));
     }
     // Room for all of it at once: growing would leave copies behind.
     let mut text = Zeroizing::new(String::with_capacity(about.len() as usize + 1));

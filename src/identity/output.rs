@@ -64,7 +64,7 @@ impl Output {
         let destination = self.in_place()?;
         let path = destination.path().join(KEY);
         // One that cannot be used is replaced.
-        let held = path.exists().then(|| Key::read(&path, None).ok()).flatten();
+        let held = Key::held(&path)?;
         let public = held.as_ref().map(|key| key.public().key_data().clone());
         let credential = self.source.obtain_for(held, self.ttl, stop)?;
         let key = credential.key();

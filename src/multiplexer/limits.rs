@@ -76,3 +76,20 @@ pub fn no_descriptors() -> Option<String> {
         plain(error)
     ))
 }
+
+/// Why a look-up, or a client of the agent, would find no thread. Tried, too: all programs of a user, or of a
+/// container, share a limit.
+pub fn no_threads() -> Option<String> {
+    let thread = std::thread::Builder::new().stack_size(64 * 1024);
+    match thread.spawn(|| ()) {
+        Ok(thread) => {
+            // It has nothing to do, and is not to be counted.
+            let _ = thread.join();
+            None
+        }
+        Err(error) => Some(format!(
+            "no thread can be started: {} (raise TasksMax= or LimitNPROC=)",
+            plain(error)
+        )),
+    }
+}

@@ -302,6 +302,11 @@ impl Multiplexer {
             .any(|socket| !self.destination.leads_to(socket))
     }
 
+    /// Whether its directory is still where clients look for it.
+    pub fn is_in_place(&self) -> bool {
+        self.destination.is_in_place()
+    }
+
     /// Listens anew where a socket was taken away. The error is a sentence.
     pub fn restore_sockets(&self) -> Result<(), String> {
         let mut sockets = self.sockets();
@@ -309,7 +314,7 @@ impl Multiplexer {
         if !self.has_lost_sockets() {
             return Ok(());
         }
-        if !self.destination.is_in_place() {
+        if !self.is_in_place() {
             return Err(format!(
                 "{path} is not the directory any more that this tbot serves from: restart tbot"
             ));
@@ -406,7 +411,7 @@ impl Multiplexer {
                 "all {most} connections are in use (max_connections)"
             ));
         }
-        limits::no_descriptors()
+        limits::no_descriptors().or_else(limits::no_threads)
     }
 
     /// Where clients connect.

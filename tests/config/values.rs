@@ -396,6 +396,10 @@ fn a_credential_outlives_its_renewal() {
                 ":5: services[0].renewal_interval: 2h is not shorter than the credential_ttl of 1h30m; {WHY}"
             ),
         ),
+        (
+            "credential_ttl: 2999ms\nrenewal_interval: 100ms",
+            ":5: credential_ttl: must be at least 3s, as certificates count whole seconds".into(),
+        ),
     ] {
         refused_lines(lines, &message);
     }

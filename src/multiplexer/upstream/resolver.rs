@@ -10,6 +10,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::errors::plain;
+
 /// Look-ups at once. The C library gives up on a silent name server after 10 s or so by default.
 const MOST_THREADS: usize = 32;
 
@@ -100,7 +102,10 @@ impl Resolver {
                 drop(state);
                 (self.shared.answer)(
                     waiting,
-                    Err(format!("cannot start a thread to look it up: {error}")),
+                    Err(format!(
+                        "cannot start a thread to look it up: {}",
+                        plain(error)
+                    )),
                 );
             }
         }
