@@ -4,6 +4,9 @@
 //! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
 //! Registering fails only where the registry holds a metric of the same name already.
 
+#[cfg(feature = "multiplexer")]
+pub(crate) mod bastion;
+
 use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
@@ -180,11 +183,19 @@ pub enum Refusal {
     Timeout,
     /// This machine or process is out of something (descriptors, memory, ports), or it is stopping.
     Local,
+    /// The bastion does not forward to the target.
+    Prohibited,
+    /// There is no connection to the bastion.
+    BastionDown,
+    /// The bastion refused the login.
+    Auth,
+    /// The bastion's host key is not the one that is known.
+    HostKey,
 }
 
 #[cfg(feature = "multiplexer")]
 impl Refusal {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Peer, "peer"),
         (Self::Limit, "limit"),
         (Self::Gone, "gone"),
@@ -196,7 +207,15 @@ impl Refusal {
         (Self::Unreachable, "unreachable"),
         (Self::Timeout, "timeout"),
         (Self::Local, "local"),
+        (Self::Prohibited, "prohibited"),
+        (Self::BastionDown, "bastion_down"),
+        (Self::Auth, "auth"),
+        (Self::HostKey, "host_key"),
     ];
+
+    fn label(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// The metrics of the multiplexers of a program; several multiplexers count together.
@@ -217,6 +236,8 @@ pub struct MultiplexerMetrics {
     pub sent: IntCounter,
     /// Bytes from targets to clients.
     pub received: IntCounter,
+    /// Of shared connections to bastions.
+    pub(crate) bastions: bastion::BastionMetrics,
     refused: [IntCounter; Refusal::ALL.len()],
 }
 
@@ -283,6 +304,7 @@ impl MultiplexerMetrics {
             setup: add(registry, Histogram::with_opts(setup))?,
             sent: bytes.with_label_values(&["sent"]),
             received: bytes.with_label_values(&["received"]),
+            bastions: bastion::BastionMetrics::register(registry)?,
             refused: Refusal::ALL.map(|(_, label)| refused.with_label_values(&[label])),
         })
     }

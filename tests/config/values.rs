@@ -52,6 +52,7 @@ fn defaults_hold_where_a_configuration_is_silent() {
         &SshMultiplexer {
             destination: here.join("out"),
             cluster_name: None,
+            bastion: None,
             proxy_command: vec![],
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
@@ -479,7 +480,6 @@ fn a_key_of_the_original_is_told_why_not() {
         "is not in this version of tbot-rs; remove it: without it targets are dialled directly";
     for (key, why) in [
         ("auth_server", CLUSTER),
-        ("proxy_server", LATER),
         ("proxy_templates", LATER),
         ("clusters", LATER),
         (
