@@ -99,7 +99,10 @@ impl Setup {
         });
         match opening {
             Ok(opening) => pending.stage = Stage::Opening(opening, lease, Instant::now()),
-            Err(Errno::PIPE | Errno::CONNRESET) => self.fail(id, lease.lost()),
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                lease.bury();
+                self.seek(id);
+            }
             Err(error) => self.fail(id, local(error)),
         }
     }
@@ -118,6 +121,13 @@ impl Setup {
             Reply::Opened => return self.opened(id),
             Reply::Refused => lease.refusal(&asked.request.host, asked.request.port),
             Reply::Lost => lease.lost(),
+            Reply::Unheard => {
+                let stage = std::mem::replace(&mut pending.stage, Stage::Waiting);
+                if let Stage::Opening(_, lease, _) = stage {
+                    lease.bury();
+                }
+                return self.seek(id);
+            }
             Reply::Wrong(what) => {
                 let message = format!("ssh's control connection cannot be used: {what}");
                 Failure::new(Refusal::Local, message)

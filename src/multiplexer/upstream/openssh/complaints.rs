@@ -24,6 +24,9 @@ const LONGEST: usize = 1024;
 /// Lines that are not for debugging: a changed host key has 12, and a server's banner comes before.
 const MOST_LINES: usize = 40;
 
+/// Lines that tell of nothing wrong.
+const NEWS: [&str; 3] = ["debug", "Authenticated to ", "Warning: Permanently added "];
+
 /// Refusals that nobody has asked for yet. All whose target is known are taken at once.
 const MOST_REFUSALS: usize = 128;
 
@@ -115,7 +118,7 @@ impl Complaints {
             self.refusals.push_back((target, why.to_owned()));
         } else if self.version.is_none() && line.starts_with("OpenSSH_") {
             self.version = Some(line.to_owned());
-        } else if !line.is_empty() && !line.starts_with("debug") {
+        } else if !line.is_empty() && !NEWS.iter().any(|start| line.starts_with(start)) {
             if self.lines.len() == MOST_LINES {
                 self.lines.pop_front();
             }
@@ -139,6 +142,11 @@ impl Complaints {
             return Failure::new(Refusal::Prohibited, message);
         };
         refusal_of(&why)
+    }
+
+    /// The login went well: what was said of it is no reason for what comes later.
+    pub fn forget(&mut self) {
+        self.lines.clear();
     }
 
     /// Whether this ssh is too old, and what it is.

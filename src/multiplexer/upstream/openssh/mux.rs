@@ -54,8 +54,10 @@ pub enum Reply {
     Opened,
     /// It is not; what the master said of it, which is always the same.
     Refused,
-    /// The master is gone.
+    /// The master is gone, and may have begun with it.
     Lost,
+    /// It is gone, and has not even greeted.
+    Unheard,
     /// It speaks another language: what is wrong with it.
     Wrong(&'static str),
 }
@@ -105,12 +107,19 @@ impl Opening {
             }
             let mut buffer = [0; 512];
             match recv(&self.control, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Reply::Lost,
+                Ok((_, 0)) => return self.lost(),
                 Ok((_, length)) => self.read.extend_from_slice(&buffer[..length]),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Reply::None,
-                Err(_) => return Reply::Lost,
+                Err(_) => return self.lost(),
             }
+        }
+    }
+
+    fn lost(&self) -> Reply {
+        match self.greeted {
+            true => Reply::Lost,
+            false => Reply::Unheard,
         }
     }
 
@@ -184,7 +193,7 @@ mod tests {
         let (ours, mut master) = UnixStream::pair().expect("a pair");
         let client = std::io::stdin();
         let opening = Opening::begin(ours.into(), "db1", 22, client.as_fd()).expect("room");
-        let mut sent = [0; 47];
+        let mut sent = [0; 41];
         master.read_exact(&mut sent).expect("all of it was sent");
         let expected = b"\0\0\0\x08\0\0\0\x01\0\0\0\x04\
             \0\0\0\x17\x10\0\0\x08\0\0\0\x01\0\0\0\0\0\0\0\x03db1\0\0\0\x16\0\0";
@@ -230,6 +239,9 @@ mod tests {
         master.write_all(&hello()).expect("room");
         drop(master);
         assert_eq!(opening.read(), Reply::Lost);
+        let (mut opening, master) = asked();
+        drop(master);
+        assert_eq!(opening.read(), Reply::Unheard);
     }
 
     #[test]

@@ -364,6 +364,11 @@ impl Keeper {
                 }
                 ended.or_else(|| late("there was no login", self.dial_timeout + LOGIN))
             }
+            Phase::Ready(running, ready) if ready.is_retiring() => {
+                // A stream found it so, and the process may not be quite gone.
+                let gone = || (Down::Lost, "ssh does not listen any more".into());
+                Some(running.ended().unwrap_or_else(gone))
+            }
             Phase::Ready(running, _) | Phase::Retiring(running, _) if suspect => running.ended(),
             Phase::Retiring(_, ready) if ready.streams() == 0 => return self.end(id),
             _ => None,
@@ -391,8 +396,7 @@ impl Keeper {
                 master.idle = (!ready.was_used()).then_some(idle);
             }
             let long_idle = master.idle.is_some_and(|since| now - since >= IDLE);
-            // Or nothing listens there any more.
-            let old = (has_fresh && master.generation != fresh) || ready.is_retiring();
+            let old = has_fresh && master.generation != fresh;
             if !old && (spare == 0 || !long_idle) {
                 continue;
             }
@@ -524,6 +528,7 @@ impl Keeper {
                 self.ending.push((running.process, Instant::now()));
                 return self.fail(id, (Down::Local, old));
             }
+            running.complaints().forget();
             let took = master.began.elapsed();
             self.cluster.metrics.handshake.observe(took.as_secs_f64());
             let ready = running.ready();
