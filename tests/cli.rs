@@ -241,7 +241,6 @@ fn a_flag_of_the_original_is_told_why_not() {
     const LATER: &str =
         "is not in this version of tbot-rs: without it targets are dialled directly";
     for (flag, why) in [
-        ("--proxy-server", LATER),
         ("--proxy-templates-path", LATER),
         ("--token", CLUSTER),
         ("--join-method", CLUSTER),

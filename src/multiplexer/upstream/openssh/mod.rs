@@ -22,11 +22,13 @@
 
 mod complaints;
 mod control;
+mod keeper;
 pub mod lease;
 mod master;
 pub mod mux;
 pub mod pool;
 mod process;
+mod upkeep;
 
 use std::path::PathBuf;
 
