@@ -336,6 +336,30 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_hangs_holds_up_its_reader_and_no_reporter() {
+        let registry = Registry::new();
+        let (go_on, hangs) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let hangs = Mutex::new((hangs, begun));
+        let reporter = registry.register("mux").checked_by(move || {
+            let hangs = hangs.lock().expect("one reader");
+            hangs.1.send(()).expect("the test waits");
+            hangs.0.recv().err().map(|_| "it hung".into())
+        });
+        reporter.healthy();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| registry.overall());
+            begins.recv().expect("the check runs");
+            reporter.unhealthy("no route");
+            let now = registry.service("mux").expect("registered");
+            assert_eq!(now.reason, "no route");
+            drop(go_on);
+            let read = reader.join().expect("no panic");
+            assert_eq!(read.services["mux"].reason, "it hung");
+        });
+    }
+
+    #[test]
     fn wait_ends_with_the_first_report_and_never_later_than_its_timeout() {
         let registry = Registry::new();
         let reporter = registry.register("mux");

@@ -73,12 +73,85 @@ pub fn lock_memory<T>(secret: &T) {
     unsafe { libc::mlock((&raw const *secret).cast(), size_of::<T>()) };
 }
 
-/// Zeroes what functions that have returned left on the stack: values that were moved, secrets too.
+/// Runs `work` on secrets, and zeroes what it leaves behind: on the stack and, where [`Wiping`] allocates, in memory
+/// that it gives back, which crates that calculate with big numbers do not.
+#[cfg(feature = "identity")]
+pub fn leaving_nothing<T>(work: impl FnOnce() -> T) -> T {
+    struct Until(bool);
+    impl Drop for Until {
+        fn drop(&mut self) {
+            clear_stack();
+            WIPES.set(self.0);
+        }
+    }
+    let _until = Until(WIPES.replace(true));
+    let work: &mut dyn FnMut() -> T = &mut {
+        let mut work = Some(work);
+        move || work.take().map(|work| work()).expect("it is called once")
+    };
+    std::hint::black_box(work)()
+}
+
+/// Values that were moved, secrets too, below the caller's own.
 #[cfg(feature = "identity")]
 #[inline(never)]
-pub fn clear_stack() {
+fn clear_stack() {
     use zeroize::Zeroize;
     [0_u8; 64 * 1024].zeroize();
+}
+
+#[cfg(feature = "identity")]
+thread_local! {
+    static WIPES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The system's allocator, which zeroes what [`leaving_nothing`] gives back.
+#[cfg(feature = "cli")]
+#[cfg_attr(feature = "heap", expect(dead_code, reason = "jemalloc allocates"))]
+pub struct Wiping;
+
+// SAFETY: it is the system's, and `realloc` does what its contract says by the others.
+#[cfg(feature = "cli")]
+unsafe impl std::alloc::GlobalAlloc for Wiping {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: std::alloc::Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract.
+        unsafe { std::alloc::System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: std::alloc::Layout) {
+        use std::mem::MaybeUninit;
+        use zeroize::Zeroize;
+        // SAFETY: the caller keeps the contract: `at` is of this layout and nobody's any more.
+        unsafe {
+            if WIPES.get() {
+                let bytes = at.cast::<MaybeUninit<u8>>();
+                std::slice::from_raw_parts_mut(bytes, layout.size()).zeroize();
+            }
+            std::alloc::System.dealloc(at, layout);
+        }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: std::alloc::Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps the contract: `size` is right for the alignment. The copy is as long as the
+        // shorter of two that are apart.
+        unsafe {
+            if !WIPES.get() {
+                return std::alloc::System.realloc(at, layout, size);
+            }
+            let to = std::alloc::Layout::from_size_align_unchecked(size, layout.align());
+            let new = self.alloc(to);
+            if !new.is_null() {
+                std::ptr::copy_nonoverlapping(at, new, layout.size().min(size));
+                self.dealloc(at, layout);
+            }
+            new
+        }
+    }
 }
 
 /// What profiles and stacks need of the system.

@@ -37,7 +37,6 @@ impl Task {
         // One place: asked again before it began, it runs once.
         let (ask, asked) = sync_channel(1);
         let task = Running {
-            name: name.to_owned(),
             asked,
             metrics,
             reporter,
@@ -74,7 +73,6 @@ impl Drop for Task {
 }
 
 struct Running<W> {
-    name: String,
     asked: Receiver<()>,
     metrics: TaskMetrics,
     reporter: Reporter,
@@ -106,7 +104,8 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
                 }
                 Err(problem) => problem,
             };
-            tracing::warn!("{}: attempt {attempt} of {ATTEMPTS}: {problem}", self.name);
+            let service = self.reporter.name();
+            tracing::warn!("{service}: attempt {attempt} of {ATTEMPTS}: {problem}");
             self.reporter.unhealthy(problem);
             if attempt == ATTEMPTS {
                 break;
@@ -123,14 +122,21 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
     }
 }
 
-/// Runs `work` with the same attempts and pauses on this thread; the last one's error is returned.
-pub fn attempt<T>(name: &str, mut work: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+/// Runs `work` with the same attempts on this thread, and `wait` for each pause, until that is false; the last
+/// one's error is returned.
+pub fn attempt<T>(
+    name: &str,
+    wait: impl Fn(Duration) -> bool,
+    mut work: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let mut attempt = 1;
     loop {
         match work() {
             Err(problem) if attempt < ATTEMPTS => {
                 tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
-                std::thread::sleep(pause(attempt));
+                if !wait(pause(attempt)) {
+                    return Err(problem);
+                }
                 attempt += 1;
             }
             done => return done,

@@ -1,47 +1,40 @@
-//! The agent, with OpenSSH's clients and Paramiko, and with clients that misbehave.
+//! The agent, with OpenSSH's clients and Paramiko.
 #![cfg(feature = "cli")]
 
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use rsa::signature::Signer;
 use rustix::process::Signal;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, PrivateKey};
 
+use common::agent::{Raw, started, string};
 use common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
 use common::process::{Process, run, succeed};
-use common::tbot::Tbot;
-use common::wait::{PATIENCE, until};
-use common::{STRANGER, as_user, is_root, mode, not_tested, procfs};
+use common::sshd::Sshd;
+use common::wait::until;
 
 fn key_file(path: &Path) -> String {
     format!("{{ join_method: key-file, key_path: {} }}", path.display())
 }
 
-/// With a fresh key by `keys`' authority.
-fn start(keys: &Keys) -> Tbot {
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
-    await_healthy(&tbot, "identity");
-    tbot
-}
-
 #[test]
 fn opensshs_tools_list_try_and_sign() {
     let keys = Keys::with_ca();
-    let kinds: [(&str, &[&str]); 5] = [
+    let kinds: [(&str, &[&str]); 7] = [
         ("ed25519", &["-t", "ed25519"]),
         ("ecdsa256", &["-t", "ecdsa", "-b", "256"]),
         ("ecdsa384", &["-t", "ecdsa", "-b", "384"]),
         ("ecdsa521", &["-t", "ecdsa", "-b", "521"]),
-        ("rsa", &["-t", "rsa", "-b", "3072"]),
+        ("rsa2048", &["-t", "rsa", "-b", "2048"]),
+        ("rsa3072", &["-t", "rsa", "-b", "3072"]),
+        ("rsa4096", &["-t", "rsa", "-b", "4096"]),
     ];
     for (name, kind) in kinds {
         let key = keys.generate(name, kind, "");
@@ -138,16 +131,6 @@ fn rsa_logs_in_by_each_hash() {
 
 #[test]
 fn paramiko_uses_it() {
-    let keys = Keys::with_ca();
-    let sshd = keys.sshd();
-    let key = keys.generate("id", &["-t", "ed25519"], "");
-    fs::copy(
-        keys.path("id.pub"),
-        sshd.directory.path().join("authorized_keys"),
-    )
-    .expect("ours");
-    let tbot = with_identity(&key_file(&key), "", "").start();
-    await_healthy(&tbot, "identity");
     let script = r#"
 import paramiko, socket, sys
 path, host, port, user = sys.argv[1:]
@@ -160,36 +143,66 @@ client.connect(host, sock=stream, username=user, allow_agent=True, look_for_keys
 print(client.exec_command("echo in by agent")[1].read().decode(), end="")
 client.close()
 "#;
-    // The system's, as its package is.
-    let mut python = client(&tbot, "/usr/bin/python3");
-    python
-        .args(["-W", "ignore", "-c", script])
-        .arg(tbot.socket());
-    python.args([
-        sshd.address.ip().to_string(),
-        sshd.address.port().to_string(),
-        sshd.user.clone(),
-    ]);
-    let end = run(&mut python);
-    assert_eq!(
-        end.stdout, "in by agent\n",
-        "{end:?} (`make tools` installs python3-paramiko)"
-    );
+    // By a certificate, and by a key alone.
+    for is_certified in [true, false] {
+        let keys = Keys::with_ca();
+        let sshd = keys.sshd();
+        let key = keys.generate("id", &["-t", "ed25519"], "");
+        let mut source = keys.ssh_ca(&sshd.user);
+        if !is_certified {
+            let authorized = sshd.directory.path().join("authorized_keys");
+            fs::copy(keys.path("id.pub"), authorized).expect("ours");
+            source = key_file(&key);
+        }
+        let tbot = with_identity(&source, "", "").start();
+        await_healthy(&tbot, "identity");
+        // The system's, as its package is.
+        let mut python = client(&tbot, "/usr/bin/python3");
+        python
+            .args(["-W", "ignore", "-c", script])
+            .arg(tbot.socket());
+        python.args([
+            sshd.address.ip().to_string(),
+            sshd.address.port().to_string(),
+            sshd.user.clone(),
+        ]);
+        let end = run(&mut python);
+        assert_eq!(
+            end.stdout, "in by agent\n",
+            "{end:?} (`make tools` installs python3-paramiko)"
+        );
+    }
 }
 
 #[test]
 fn nobody_changes_it() {
     let keys = Keys::with_ca();
-    let tbot = start(&keys);
+    let tbot = started(&keys);
     let before = listed(&tbot);
-    let other = keys.generate("other", &["-t", "ed25519"], "");
+    keys.generate("other", &["-t", "ed25519"], "");
+    keys.write("ours.pub", &before[1]);
+    // Answers what ssh-add asks for: a passphrase, a PIN.
+    let answers = keys.script("askpass", "echo secret");
     for arguments in [
-        vec![other.as_path()],
-        vec!["-D".as_ref()],
-        vec!["-d".as_ref(), keys.path("other.pub").as_path()],
+        "other",
+        "-t 60 other",
+        "-c other",
+        "-D",
+        "-d ours.pub",
+        "-x",
+        "-X",
+        "-s /usr/lib/libpkcs11.so",
+        "-e /usr/lib/libpkcs11.so",
     ] {
-        let end = run(client(&tbot, "ssh-add").args(&arguments));
-        assert_ne!(end.status.code(), Some(0), "{arguments:?}: {end:?}");
+        let mut add = client(&tbot, "ssh-add");
+        add.args(arguments.split(' ')).current_dir(keys.path(""));
+        add.env("SSH_ASKPASS", &answers)
+            .env("SSH_ASKPASS_REQUIRE", "force");
+        let end = run(&mut add);
+        let refused = ["refused", "failed", "Failed", "Could not"]
+            .iter()
+            .any(|word| end.stderr.contains(word));
+        assert!(!end.status.success() && refused, "{arguments}: {end:?}");
     }
     // Add, remove, remove all, of smartcards, lock, unlock, constrained ones, unknown, and the old protocol's.
     for kind in [17, 18, 19, 20, 21, 22, 23, 25, 26, 1, 3, 7, 9, 0, 200, 255] {
@@ -309,7 +322,7 @@ fn it_answers_as_opensshs_agent_does() {
 #[test]
 fn a_connection_from_before_a_renewal_signs_with_the_new_key() {
     let keys = Keys::with_ca();
-    let tbot = start(&keys);
+    let tbot = started(&keys);
     let mut connection = Raw::to(&tbot);
     let before = connection.list();
     // One that is in the middle of a login, between list and signature, gets its signature.
@@ -341,210 +354,36 @@ fn a_connection_from_before_a_renewal_signs_with_the_new_key() {
 }
 
 #[test]
-fn clients_that_misbehave_are_cut_off_and_cost_nothing() {
+fn a_forwarded_agent_logs_in_at_the_next_server_and_a_jump_passes_one() {
     let keys = Keys::with_ca();
-    let tbot = start(&keys);
-    Raw::to(&tbot).list();
-    let level = procfs::descriptors(tbot.pid());
-
-    // Lengths that are none.
-    for length in [0_u32, 256 * 1024 + 1, u32::MAX] {
-        let mut raw = Raw::to(&tbot);
-        raw.0.write_all(&length.to_be_bytes()).expect("it is read");
-        assert!(raw.is_closed(), "{length}");
-    }
-    // The longest there may be.
-    let mut raw = Raw::to(&tbot);
-    let mut longest = vec![0; 256 * 1024];
-    longest[0] = 99;
-    assert_eq!(raw.ask(&longest), [5]);
-    assert_eq!(raw.list().len(), 2);
-    // Cut off anywhere.
-    let sign = [&[0, 0, 0, 20, 13][..], &string(b"blob")].concat();
-    for length in 1..sign.len() {
-        let mut raw = Raw::to(&tbot);
-        raw.0.write_all(&sign[..length]).expect("it is read");
-        raw.0
-            .shutdown(std::net::Shutdown::Write)
-            .expect("it is open");
-        assert!(raw.is_closed(), "{length}");
-    }
-    // Many at once, whole and in crumbs.
-    let mut raw = Raw::to(&tbot);
-    let many = [0, 0, 0, 1, 11].repeat(1000);
-    let mut writer = raw.0.try_clone().expect("a descriptor");
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            writer.write_all(&many).expect("it is read");
-            for byte in [0, 0, 0, 1, 11] {
-                writer.write_all(&[byte]).expect("it is read");
-            }
-        });
-        let first = raw.answer();
-        assert_eq!(first[0], 12);
-        for _ in 0..1000 {
-            assert_eq!(raw.answer(), first);
-        }
-    });
-    // One that asks and never reads is dropped when its answers do not fit.
-    let mut deaf = Raw::to(&tbot);
-    deaf.0.set_write_timeout(Some(PATIENCE)).expect("a time");
-    let flood = [0, 0, 0, 1, 11].repeat(4096);
-    let begun = Instant::now();
-    while deaf.0.write_all(&flood).is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "nobody cuts it off");
-    }
-    // One that sends a crumb now and then has ten seconds for its message.
-    let begun = Instant::now();
-    let mut slow = Raw::to(&tbot);
-    slow.0
-        .write_all(&1000_u32.to_be_bytes())
-        .expect("it is read");
-    while slow.0.write_all(&[13]).is_ok() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "nobody cuts it off"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(
-        begun.elapsed() > Duration::from_secs(8),
-        "too early: {:?}",
-        begun.elapsed()
-    );
-    drop((raw, deaf, slow));
-    tbot.await_descriptors(level);
-}
-
-#[test]
-fn idle_connections_are_bounded_and_others_wait() {
-    let keys = Keys::with_ca();
-    let tbot = start(&keys);
-    Raw::to(&tbot).list();
-    let level = procfs::descriptors(tbot.pid());
-    let mut idle: Vec<Raw> = (0..256).map(|_| Raw::to(&tbot)).collect();
-    idle.iter_mut()
-        .for_each(|raw| assert_eq!(raw.list().len(), 2));
-    let mut next = Raw::to(&tbot);
-    next.0.write_all(&[0, 0, 0, 1, 11]).expect("it waits");
-    next.0
-        .set_read_timeout(Some(Duration::from_millis(300)))
-        .expect("a time");
-    assert!(
-        next.0.read(&mut [0]).is_err(),
-        "one more than the limit is served"
-    );
-    idle.pop();
-    next.0.set_read_timeout(Some(PATIENCE)).expect("a time");
-    assert_eq!(next.answer()[0], 12);
-    // And nobody delays the stop.
-    drop(idle.split_off(100));
-    let mut tbot = tbot;
-    let begun = Instant::now();
-    tbot.signal(Signal::TERM);
-    assert!(tbot.exit().success() && begun.elapsed() < Duration::from_secs(20));
-    assert!(level < 256);
-}
-
-#[test]
-fn its_socket_is_its_owners_and_goes_with_it() {
-    let keys = Keys::with_ca();
-    let mut tbot = start(&keys);
-    let socket = tbot.destination.join("agent.sock");
-    assert!(
-        fs::metadata(&socket)
-            .expect("it is there")
-            .file_type()
-            .is_socket()
-    );
-    assert_eq!((mode(&socket), mode(&tbot.destination)), (0o600, 0o700));
-    tbot.signal(Signal::TERM);
-    assert!(tbot.exit().success());
-    assert!(!socket.exists());
-}
-
-#[test]
-fn another_user_is_sent_away() {
-    if !is_root() {
-        return not_tested("another user at the agent", "only root can be one");
-    }
-    let keys = Keys::with_ca();
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    common::set_mode(directory.path(), 0o755);
-    let start = with_identity(&keys.ssh_ca("root"), "", "    allowed_uids: [12345]");
-    common::set_mode(start.directory(), 0o755);
-    let tbot = start.start();
+    let (first, second) = (keys.sshd(), keys.sshd());
+    let host_ca = format!("    host_ca: [{}]", keys.path("ca.pub").display());
+    let tbot = with_identity(&keys.ssh_ca(&first.user), "", &host_ca).start();
     await_healthy(&tbot, "identity");
-    let path = tbot.destination.join("agent.sock");
-    let list = |uid| {
-        as_user(uid, || {
-            let mut raw = Raw(UnixStream::connect(&path).expect("it may be reached"));
-            let _ = raw.0.write_all(&[0, 0, 0, 1, 11]);
-            let mut answer = Vec::new();
-            raw.0.shutdown(std::net::Shutdown::Write).ok();
-            raw.0.read_to_end(&mut answer).ok();
-            answer.len()
-        })
+    // What the first server's user has: who is trusted, and no key.
+    let known = format!("@cert-authority * {}", keys.text("ca.pub"));
+    let known = keys.write("known_hosts", known);
+    let (known, port) = (known.display(), second.address.port());
+    let onward = format!(
+        "ssh-add -l && ssh -F none -o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes \
+         -o IdentityFile=none -p {port} 127.0.0.1 echo in at the second"
+    );
+    let with = |options: &[&str], to: &Sshd, command: &str| {
+        let mut login = Command::new("ssh");
+        login.args(options);
+        login.args(ssh(&tbot, to, "127.0.0.1", command).get_args());
+        run(login.env_remove("SSH_AUTH_SOCK"))
     };
-    assert_eq!(list(STRANGER), 0);
-    assert!(list(12345) > 100);
-    tbot.stderr
-        .line(&format!("agent: user {STRANGER} may not connect"));
-    for _ in 0..200 {
-        assert_eq!(list(STRANGER), 0);
+    for _ in 0..2 {
+        let end = with(&["-A"], &first, &onward);
+        assert!(
+            end.stdout.contains("ED25519-CERT") && end.stdout.ends_with("in at the second\n"),
+            "{end:?}"
+        );
+        // Each session is bound to its host, and what is forwarded from there too.
+        tbot.signal(Signal::HUP);
     }
-    let lines = tbot.stderr.so_far().matches("may not connect").count();
-    assert!(lines < 20, "{lines} lines of log");
-}
-
-/// A connection by hand.
-struct Raw(UnixStream);
-
-impl Raw {
-    fn to(tbot: &Tbot) -> Self {
-        Self::to_path(&tbot.destination.join("agent.sock"))
-    }
-
-    fn to_path(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-        Self(stream)
-    }
-
-    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
-        self.0.write_all(&string(message)).expect("it is read");
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Vec<u8> {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length).expect("an answer");
-        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-        self.0.read_exact(&mut answer).expect("all of it");
-        answer
-    }
-
-    /// The keys it lists.
-    fn list(&mut self) -> Vec<Vec<u8>> {
-        let answer = self.ask(&[11]);
-        assert_eq!(answer[0], 12);
-        let mut rest = &answer[5..];
-        let mut strings = Vec::new();
-        while let Some((length, after)) = rest.split_first_chunk::<4>() {
-            let (string, after) = after.split_at(u32::from_be_bytes(*length) as usize);
-            strings.push(string.to_vec());
-            rest = after;
-        }
-        strings.into_iter().step_by(2).collect()
-    }
-
-    fn is_closed(&mut self) -> bool {
-        let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).is_ok() && rest.is_empty()
-    }
-}
-
-/// RFC 4251, 5.
-fn string(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
+    let jump = format!("{}@127.0.0.1:{}", first.user, first.address.port());
+    let end = with(&["-J", &jump], &second, "echo in by the first");
+    assert_eq!(end.stdout, "in by the first\n", "{end:?}");
 }

@@ -227,13 +227,20 @@ fn readyz_says_when_others_may_write_into_the_destination() {
 }
 
 #[test]
-fn files_are_restored_even_where_the_socket_is_gone() {
+fn files_are_restored_even_where_the_socket_cannot_be_and_the_other_way_around() {
     let tbot = Tbot::start();
     fs::remove_file(tbot.socket()).expect("it is there");
+    fs::create_dir(tbot.socket()).expect("the directory is ours");
     fs::remove_file(tbot.ssh_config()).expect("it is there");
     tbot.signal(Signal::HUP);
     until("the file", || tbot.ssh_config().exists().then_some(()));
-    await_unhealthy(&tbot, "v1.sock is not this tbot's socket");
+    await_unhealthy(&tbot, "v1.sock again: there is something that is no socket");
+    fs::remove_dir(tbot.socket()).expect("the directory is ours");
+    fs::remove_file(tbot.ssh_config()).expect("it is there");
+    fs::create_dir(tbot.ssh_config()).expect("the directory is ours");
+    tbot.signal(Signal::HUP);
+    until("the socket", || tbot.socket().exists().then_some(()));
+    await_unhealthy(&tbot, "ssh_config: ");
 }
 
 fn await_unhealthy(tbot: &Tbot, reason: &str) {

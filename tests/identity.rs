@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tbot::identity::{Certificate, Key};
 
 use common::keys::{
-    Keys, await_healthy, await_reason, client, listed, readyz, shown, ssh, with_identity,
+    Keys, await_healthy, client, listed, readyz, refused_with, shown, ssh, with_identity,
 };
 use common::process::{run, succeed};
 use common::set_mode;
@@ -350,33 +350,6 @@ fn a_program_that_fails_is_told_of() {
     );
 }
 
-/// The identity that `onboarding` describes is unhealthy with this reason, which the log has too; the
-/// multiplexer is, having no certificate; and it stops at once nevertheless.
-#[track_caller]
-fn refused_with(onboarding: &str, reason: &str) {
-    let mut tbot = with_identity(onboarding, "", "").start();
-    let found = await_reason(&tbot, "identity");
-    assert!(
-        found.to_lowercase().contains(&reason.to_lowercase()) && !found.contains('\n'),
-        "{found:?} has {reason:?}"
-    );
-    let line = tbot.stderr.line("attempt 1 of 5: ");
-    assert!(
-        line.contains(" WARN identity: ") && line.ends_with(&found),
-        "{line:?} has {found:?}"
-    );
-    let (code, _, mux) = readyz(&tbot, "mux");
-    assert_eq!((code, mux.as_str()), (503, "there is no certificate yet"));
-    assert_eq!(
-        tbot.metric("tbot_identity_certificate_valid{service=\"identity\"}"),
-        0
-    );
-    let list = run(client(&tbot, "ssh-add").arg("-l"));
-    assert_eq!(list.stdout, "The agent has no identities.\n", "{list:?}");
-    tbot.signal(rustix::process::Signal::TERM);
-    assert!(tbot.exit().success());
-}
-
 #[test]
 fn a_program_that_hangs_delays_no_stop_and_is_gone_with_it() {
     let keys = Keys::new();
@@ -456,91 +429,6 @@ fn a_key_from_a_file_is_served_with_and_without_certificate() {
 }
 
 #[test]
-fn a_key_file_that_is_not_right_is_told_of() {
-    let keys = Keys::with_ca();
-    let of = |path: &std::path::Path| {
-        format!("{{ join_method: key-file, key_path: {} }}", path.display())
-    };
-    refused_with(&of(&keys.path("none")), "/none: no such file");
-    let key = keys.generate("open", &["-t", "ed25519"], "");
-    set_mode(&key, 0o644);
-    refused_with(
-        &of(&key),
-        "/open can be read or changed by others (mode 0644); `chmod 600` it",
-    );
-    let pem = keys.generate("pem", &["-t", "rsa", "-b", "2048", "-m", "PEM"], "");
-    refused_with(&of(&pem), "/pem is no private key in OpenSSH's format");
-    refused_with(
-        &of(&keys.write("text", "hello")),
-        "/text is no private key in OpenSSH's format",
-    );
-    refused_with(
-        &of(&keys.write("large", vec![b'x'; 70_000])),
-        "/large is no file with a secret of at most 64 KiB",
-    );
-    refused_with(
-        &of(&keys.write("empty", "")),
-        "/empty is no private key in OpenSSH's format",
-    );
-    let locked = keys.generate("locked", &["-t", "ed25519"], "correct horse");
-    refused_with(
-        &of(&locked),
-        "/locked is encrypted, and no passphrase file is given",
-    );
-    let with = |passphrase: &std::path::Path| {
-        format!(
-            "{{ join_method: key-file, key_path: {}, key_passphrase_path: {} }}",
-            locked.display(),
-            passphrase.display()
-        )
-    };
-    let wrong = keys.write("wrong", "battery staple");
-    refused_with(&with(&wrong), "/wrong does not open ");
-    set_mode(&wrong, 0o640);
-    refused_with(
-        &with(&wrong),
-        "/wrong can be read or changed by others (mode 0640)",
-    );
-    // Certificates.
-    keys.generate("a", &["-t", "ed25519"], "");
-    keys.generate("b", &["-t", "ed25519"], "");
-    fs::rename(
-        keys.certify("b", &["-I", "x", "-n", "root"]),
-        keys.path("a-cert.pub"),
-    )
-    .expect("ours");
-    refused_with(
-        &of(&keys.path("a")),
-        "/a-cert.pub: the certificate is for another key",
-    );
-    keys.certify("b", &["-I", "x", "-n", "root", "-V", "20200101:20200102"]);
-    refused_with(
-        &of(&keys.path("b")),
-        "/b-cert.pub: the certificate has been valid until 2020",
-    );
-    keys.write("b-cert.pub", "ssh-ed25519 AAAA");
-    refused_with(&of(&keys.path("b")), "/b-cert.pub is no certificate: ");
-    // The authority's.
-    let ca =
-        |path: &str| format!("{{ join_method: ssh-ca, ca_key_path: {path}, principals: [root] }}");
-    refused_with(&ca("/nowhere/ca"), "cannot read /nowhere/ca: no such file");
-    refused_with(
-        &ca(&keys.path("ca.pub").display().to_string()),
-        "/ca.pub can be read or changed by others",
-    );
-    set_mode(&keys.path("ca"), 0o604);
-    refused_with(
-        &ca(&keys.path("ca").display().to_string()),
-        "/ca can be read or changed by others (mode 0604)",
-    );
-    set_mode(&keys.path("ca.pub"), 0o600);
-    refused_with(
-        &ca(&keys.path("ca.pub").display().to_string()),
-        "/ca.pub is no private key in OpenSSH's format",
-    );
-}
-
-#[test]
 fn a_key_file_that_changes_is_read_again() {
     let keys = Keys::new();
     let key = keys.generate("id", &["-t", "ed25519"], "");
@@ -571,58 +459,49 @@ fn a_key_file_that_changes_is_read_again() {
 }
 
 #[test]
-fn no_file_makes_it_panic() {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
+fn a_source_address_is_right_where_openssh_says_so() {
     let keys = Keys::with_ca();
-    keys.generate("id", &["-t", "ecdsa", "-b", "521"], "");
-    keys.certify("id", &["-I", "x", "-n", "root"]);
-    let line = keys.text("id-cert.pub");
-    let mut words = line.split(' ');
-    let (kind, base64) = (words.next().expect("a type"), words.next().expect("base64"));
-    let blob = STANDARD.decode(base64).expect("ssh-keygen wrote it");
-    let read =
-        |blob: &[u8]| Certificate::from_openssh(&format!("{kind} {}", STANDARD.encode(blob)));
-    let whole = read(&blob).expect("it is one");
-    assert_eq!((whole.blob(), whole.valid_before()), (&blob[..], u64::MAX));
-    for end in 0..blob.len() {
-        assert!(read(&blob[..end]).is_err(), "cut off at {end}");
-        let mut changed = blob.clone();
-        changed[end] ^= 0x80;
-        // It may well be one: the authority's signature is for servers to check.
-        let _ = read(&changed);
-    }
-    assert!(read(&[&blob[..], &[0]].concat()).is_err());
-
-    let text = keys.text("id");
-    let begin = text.find('\n').expect("lines") + 1;
-    let body: String = text[begin..text.rfind("-----END").expect("an end")]
-        .split('\n')
-        .collect();
-    let blob = STANDARD.decode(body).expect("ssh-keygen wrote it");
-    let write = |blob: &[u8]| {
-        let body = STANDARD.encode(blob);
-        let lines: Vec<&str> = body
-            .as_bytes()
-            .chunks(70)
-            .map(|line| str::from_utf8(line).expect("ASCII"))
-            .collect();
-        let lines = lines.join("\n");
-        keys.write(
-            "changed",
-            format!(
-                "-----BEGIN OPENSSH PRIVATE KEY-----\n{lines}\n-----END OPENSSH PRIVATE KEY-----\n"
-            ),
-        )
-    };
-    Key::read(&write(&blob), None).expect("it is one");
-    for end in 0..blob.len() {
-        assert!(
-            Key::read(&write(&blob[..end]), None).is_err(),
-            "cut off at {end}"
+    keys.generate("id", &["-t", "ed25519"], "");
+    let mut right = 0;
+    for address in [
+        "10.0.0.0/8",
+        "10.0.0.0/08",
+        "10.1.0.0/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/33",
+        "10.0.0.1/",
+        "10.0.0.1",
+        "10.0.0.1,10.0.0.2/32",
+        "10.0.0.1, 10.0.0.2",
+        "10.0.0.1,",
+        "::1",
+        "::/0",
+        "FE80::/64",
+        "fe80::1/64",
+        "fe80::1%lo",
+        "::ffff:192.0.2.1/128",
+        "::1/129",
+        "1.2.3.4/128",
+        "0.0.0.0/0",
+        "0.0.0.1/0",
+        "0x0a.0.0.1",
+        "",
+    ] {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen
+            .args(["-q", "-I", "x", "-n", "root", "-s"])
+            .arg(keys.path("ca"));
+        keygen.args(["-O", &format!("source-address={address}")]);
+        let theirs = run(keygen.arg(keys.path("id.pub"))).status.success();
+        let onboarding = keys.ssh_ca("root");
+        let onboarding = onboarding.replace(
+            " }",
+            &format!(", critical_options: {{ source-address: '{address}' }} }}"),
         );
-        let mut changed = blob.clone();
-        changed[end] ^= 0x80;
-        let _ = Key::read(&write(&changed), None);
+        // Without a service of files, once does nothing more than read its configuration.
+        let ours = with_identity(&onboarding, "oneshot: true", "").finish();
+        assert_eq!(ours.status.success(), theirs, "{address:?}: {ours:?}");
+        right += usize::from(theirs);
     }
+    assert!(right > 5, "{right}");
 }

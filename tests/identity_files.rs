@@ -4,63 +4,21 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-
-use common::mode;
-use common::process::{Process, run, succeed};
+use common::keys::Keys;
+use common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
+use common::process::{run, succeed};
 use common::wait::until;
-
-/// A directory with an authority's key and a configuration.
-struct Room(TempDir);
-
-impl Room {
-    fn new(run_keys: &str) -> Self {
-        let room = Self(tempfile::tempdir().expect("a directory"));
-        let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
-        succeed(keygen.arg(room.path("ca")));
-        let yaml = format!(
-            "version: v2\n{run_keys}onboarding:\n  join_method: ssh-ca\n  ca_key_path: {ca}\n  \
-             principals: [deploy]\nservices:\n  - type: identity\n    name: files\n    host_ca: [{ca}.pub]\n    \
-             destination: {{ type: directory, path: {out} }}\n",
-            ca = room.path("ca").display(),
-            out = room.out("").display(),
-        );
-        fs::write(room.path("tbot.yaml"), yaml).expect("the directory is ours");
-        room
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.path("out").join(name)
-    }
-
-    fn tbot(&self) -> Command {
-        let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-        tbot.args(["start", "-c"])
-            .arg(self.path("tbot.yaml"))
-            .env_clear();
-        tbot
-    }
-}
+use common::{is_root, mode, set_mode};
+use rustix::process::Signal;
 
 /// What `ssh-keygen -L` shows of a certificate.
 fn certificate(path: &Path) -> String {
     succeed(Command::new("ssh-keygen").arg("-L").arg("-f").arg(path))
-}
-
-/// The fingerprint of a key, or of the key in a certificate.
-fn fingerprint(path: &Path) -> Option<String> {
-    let shown = run(Command::new("ssh-keygen").arg("-l").arg("-f").arg(path));
-    shown.stdout.split(' ').nth(1).map(str::to_owned)
 }
 
 #[test]
@@ -68,13 +26,7 @@ fn once_means_written_and_ended() {
     let room = Room::new("oneshot: true\n");
     let end = run(&mut room.tbot());
     assert!(end.status.success(), "{end:?}");
-    for name in [
-        "key",
-        "key.pub",
-        "key-cert.pub",
-        "ssh_config",
-        "known_hosts",
-    ] {
+    for name in FILES {
         assert_eq!(mode(&room.out(name)), 0o600, "{name}");
     }
     let shown = certificate(&room.out("key-cert.pub"));
@@ -122,9 +74,33 @@ fn once_fails_where_there_is_no_credential() {
 }
 
 #[test]
+fn one_that_fails_keeps_nothing_from_the_others() {
+    let room = Room::new("oneshot: true\n");
+    let yaml = room.keys.text("tbot.yaml");
+    let unfit = room.path("unfit");
+    fs::create_dir(&unfit).expect("the room is ours");
+    common::set_mode(&unfit, 0o777);
+    let before = format!(
+        "services:\n  - type: identity\n    name: unfit\n    destination: {{ type: directory, path: {} }}\n",
+        unfit.display()
+    );
+    room.keys
+        .write("tbot.yaml", yaml.replace("services:\n", &before));
+    let end = run(&mut room.tbot());
+    let error = end.error();
+    assert!(
+        error.contains("identity \"unfit\": ") && error.contains("others"),
+        "{error}"
+    );
+    for name in FILES {
+        assert!(room.out(name).exists(), "{name}");
+    }
+}
+
+#[test]
 fn a_reader_never_sees_a_key_with_another_key_s_certificate() {
     let room = Room::new("");
-    let mut tbot = Process::spawn(&mut room.tbot());
+    let mut tbot = room.start();
     tbot.stderr.line("files: SHA256:");
     let first = certificate(&room.out("key-cert.pub"));
     let stop = AtomicBool::new(false);
@@ -170,8 +146,273 @@ fn it_needs_to_know_where_keys_come_from() {
     let end = run(&mut room.tbot());
     assert!(
         end.error()
-            .contains("tbot.yaml:3: services[0]: needs to know where keys"),
+            .contains("tbot.yaml:4: services[0]: needs to know where keys"),
         "{end:?}"
     );
     assert!(!room.out("").exists());
+}
+
+#[test]
+fn ssh_logs_in_by_the_files_alone_wherever_they_are() {
+    let keys = Keys::with_ca();
+    let sshd = keys.sshd();
+    let onboarding = keys.ssh_ca(&sshd.user);
+    let room = Room::of(keys, &onboarding, "oneshot: true\n");
+    let yaml = room.keys.text("tbot.yaml");
+    for name in ["out", "o ut%h #", "it''s \"out\"", "back\\slash\\\"\\"] {
+        let path = room.path(name).display().to_string();
+        let line = format!("path: '{path}' }}");
+        let out = room.path("out");
+        room.keys.write(
+            "tbot.yaml",
+            yaml.replace(&format!("path: {} }}", out.display()), &line),
+        );
+        succeed(&mut room.tbot());
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F")
+            .arg(room.path(&name.replace("''", "'")).join("ssh_config"));
+        ssh.args(["-p", &sshd.address.port().to_string(), "-l", &sshd.user])
+            .env_clear();
+        let end = run(ssh.args(["127.0.0.1", "echo in"]));
+        assert_eq!(end.stdout, "in\n", "{name}: {end:?}");
+    }
+}
+
+#[test]
+fn a_reader_sees_no_mixture_while_another_key_takes_the_place_of_one() {
+    let keys = Keys::with_ca();
+    for name in ["a", "b"] {
+        keys.generate(name, &["-t", "ed25519"], "");
+        keys.certify(name, &["-I", name, "-n", "root"]);
+    }
+    let id = keys.path("id");
+    let place = |room: &Room, name: &str| {
+        for (from, to) in [
+            (format!("{name}-cert.pub"), "id-cert.pub"),
+            (name.to_owned(), "id"),
+        ] {
+            fs::copy(room.path(&from), room.path("new")).expect("ours");
+            fs::rename(room.path("new"), room.path(to)).expect("ours");
+        }
+    };
+    let onboarding = format!("{{ join_method: key-file, key_path: {} }}", id.display());
+    let room = Room::of(keys, &onboarding, "");
+    place(&room, "a");
+    let tbot = room.start();
+    await_healthy(&tbot);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Err(problem) = is_a_pair(&room) {
+                            assert!(problem.contains("No such file"), "{problem}");
+                        }
+                    }
+                })
+            })
+            .collect();
+        for name in ["b", "a", "b", "a", "b"] {
+            place(&room, name);
+            tbot.signal(Signal::HUP);
+            let next = fingerprint(&room.path(name));
+            until("the next pair", || {
+                let is_there = fingerprint(&room.out("key-cert.pub")) == next;
+                (is_there || readers.iter().any(|reader| reader.is_finished())).then_some(())
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        readers
+            .into_iter()
+            .for_each(|reader| reader.join().expect("no mixture"));
+    });
+    await_healthy(&tbot);
+    assert_eq!(is_a_pair(&room), Ok(()));
+}
+
+/// Key and certificate as a client reads them: one after the other.
+fn is_a_pair(room: &Room) -> Result<(), String> {
+    let key = tbot::identity::Key::read(&room.out("key"), None)?;
+    let text = fs::read_to_string(room.out("key-cert.pub")).map_err(|error| error.to_string())?;
+    let certificate = tbot::identity::Certificate::from_openssh(&text)?;
+    match key.public().to_bytes().expect("it encodes") == certificate.key() {
+        true => Ok(()),
+        false => Err("the certificate is another key's".into()),
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_a_key_with_its_certificate() {
+    let room = Room::new("");
+    let (stop, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let pair = is_a_pair(&room);
+                let before = looks.load(Ordering::Relaxed);
+                // Before the first of them there is none.
+                if before > 0 || pair.is_ok() {
+                    assert_eq!(pair, Ok(()), "after {before} looks");
+                    looks.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        for round in 0..30 {
+            let mut tbot = room.start();
+            // Each time a little later in the middle of what it writes, and at first before there is a key.
+            tbot.stderr.line("diagnostics are served");
+            if round > 5 {
+                tbot.stderr.line("files: SHA256:");
+            }
+            let kill = Instant::now() + Duration::from_millis(4 * round);
+            while Instant::now() < kill && !reader.is_finished() {
+                tbot.signal(Signal::HUP);
+                std::thread::yield_now();
+            }
+            tbot.signal(Signal::KILL);
+            tbot.exit();
+        }
+        let tbot = room.start();
+        await_healthy(&tbot);
+        until("many looks", || {
+            (reader.is_finished() || looks.load(Ordering::Relaxed) > 100).then_some(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        reader.join().expect("each look was good");
+    });
+    let mut names = FILES.map(String::from).to_vec();
+    names.push(".tbot.lock".into());
+    names.sort();
+    assert_eq!(room.names(), names, "no temporary file");
+}
+
+#[test]
+fn what_is_taken_away_comes_back() {
+    let room = Room::new("");
+    let tbot = room.start();
+    await_healthy(&tbot);
+    for name in FILES {
+        fs::remove_file(room.out(name)).expect("it is there");
+    }
+    await_unhealthy(&tbot, &format!("{} is gone", room.out("key").display()));
+    await_healthy(&tbot);
+    assert_eq!(is_a_pair(&room), Ok(()));
+    // The whole directory, too.
+    fs::rename(room.path("out"), room.path("away")).expect("ours");
+    await_unhealthy(
+        &tbot,
+        &format!("{} was moved or deleted", room.path("out").display()),
+    );
+    await_healthy(&tbot);
+    assert_eq!((is_a_pair(&room), mode(&room.path("out"))), (Ok(()), 0o700));
+    assert_ne!(
+        fingerprint(&room.path("away/key")),
+        fingerprint(&room.out("key"))
+    );
+    fs::remove_dir_all(room.path("out")).expect("ours");
+    tbot.signal(Signal::HUP);
+    until("it is there again", || is_a_pair(&room).ok());
+    await_healthy(&tbot);
+}
+
+#[test]
+fn what_lies_in_the_way_is_told_of_and_a_key_that_others_read_is_replaced() {
+    let room = Room::new("");
+    let mut tbot = room.tbot();
+    if is_root() {
+        // Without what makes root write everywhere.
+        let mut limited = Command::new("setpriv");
+        limited.args(["--bounding-set=-dac_override,-dac_read_search"]);
+        limited.arg(tbot.get_program()).args(tbot.get_args());
+        tbot = limited;
+    }
+    let tbot = common::process::Process::spawn(&mut tbot);
+    await_healthy(&tbot);
+    let first = fingerprint(&room.out("key"));
+    set_mode(&room.path("out"), 0o500);
+    tbot.signal(Signal::HUP);
+    await_unhealthy(
+        &tbot,
+        &format!(
+            "cannot write {}: Permission denied",
+            room.out("key-cert.pub").display()
+        ),
+    );
+    tbot.stderr
+        .line("WARN files: attempt 1 of 5: cannot write ");
+    assert_eq!(is_a_pair(&room), Ok(()));
+    set_mode(&room.path("out"), 0o777);
+    tbot.signal(Signal::HUP);
+    await_unhealthy(
+        &tbot,
+        &format!(
+            "{} can be written by others: chmod go-w it",
+            room.path("out").display()
+        ),
+    );
+    set_mode(&room.path("out"), 0o700);
+    await_healthy(&tbot);
+    assert_eq!(fingerprint(&room.out("key")), first);
+
+    set_mode(&room.out("key"), 0o644);
+    tbot.signal(Signal::HUP);
+    until("another key", || {
+        (fingerprint(&room.out("key")) != first).then_some(())
+    });
+    await_healthy(&tbot);
+    assert_eq!((is_a_pair(&room), mode(&room.out("key"))), (Ok(()), 0o600));
+
+    // A pipe is replaced, without a wait for it; a directory is not.
+    fs::remove_file(room.out("key")).expect("it is there");
+    succeed(
+        Command::new("mkfifo")
+            .args(["-m", "600"])
+            .arg(room.out("key")),
+    );
+    tbot.signal(Signal::HUP);
+    until("a key again", || is_a_pair(&room).ok());
+    fs::remove_file(room.out("ssh_config")).expect("it is there");
+    fs::create_dir(room.out("ssh_config")).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_unhealthy(
+        &tbot,
+        &format!(
+            "cannot replace {}: Is a directory",
+            room.out("ssh_config").display()
+        ),
+    );
+    assert_eq!(is_a_pair(&room), Ok(()));
+    fs::remove_dir(room.out("ssh_config")).expect("ours");
+    await_healthy(&tbot);
+}
+
+#[test]
+fn a_directory_is_one_service_s_alone() {
+    let room = Room::new("");
+    let tbot = room.start();
+    await_healthy(&tbot);
+    let before = room.contents();
+    let end = run(&mut room.tbot());
+    let error = end.error();
+    assert!(
+        error.contains("identity \"files\": ") && error.contains(&tbot.pid().to_string()),
+        "{error}"
+    );
+    assert_eq!(room.contents(), before);
+    // By another way to it, in one configuration.
+    std::os::unix::fs::symlink("out", room.path("link")).expect("ours");
+    let yaml = room.keys.text("tbot.yaml");
+    let link = room.path("link");
+    let second = format!(
+        "  - {{ type: identity, destination: {{ type: directory, path: {} }} }}\n",
+        link.display()
+    );
+    room.keys.write("tbot.yaml", yaml + &second);
+    let end = run(&mut room.tbot());
+    assert!(
+        end.error()
+            .contains("is the destination of services[0]; each service needs its own"),
+        "{end:?}"
+    );
 }

@@ -5,13 +5,17 @@ mod common;
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use common::http;
-use common::process::succeed;
+use rustix::process::Signal;
+
+use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
+use common::process::{Process, succeed};
 use common::server::Server;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_echoes, dial};
 use common::wait::until;
+use common::{http, not_tested, procfs};
 
 /// Waits until the multiplexer is unready for a reason with `part` in it.
 fn await_reason(tbot: &Tbot, part: &str) {
@@ -72,12 +76,108 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
 }
 
 #[test]
-fn one_whose_socket_was_taken_away_is_not_ready() {
+fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
+    let (keys, echo) = (Keys::with_ca(), Server::echo());
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    let mut open = dial(&tbot, echo.address);
+    assert_echoes(&mut open, b"before");
+    for name in ["v1.sock", "agent.sock"] {
+        let path = tbot.destination.join(name);
+        fs::remove_file(&path).expect("the directory is ours");
+        let lost = common::keys::await_reason(&tbot, "mux");
+        let expected = format!("/{name} is not this tbot's socket any more: ");
+        assert!(lost.contains(&expected), "{lost}");
+        // By itself, and what was open is so still.
+        await_healthy(&tbot, "mux");
+        assert_eq!(common::mode(&path), 0o600);
+    }
+    assert_echoes(&mut open, b"on");
+    assert_echoes(&mut dial(&tbot, echo.address), b"anew");
+    assert_eq!(listed(&tbot).len(), 2);
+    // Something else in its place is for others to take away.
+    fs::remove_file(tbot.socket()).expect("ours");
+    fs::create_dir(tbot.socket()).expect("ours");
+    tbot.signal(Signal::HUP);
+    let problem = until("the reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason.contains("cannot listen on ").then_some(reason)
+    });
+    assert!(
+        problem.ends_with("/v1.sock again: there is something that is no socket"),
+        "{problem}"
+    );
+    fs::remove_dir(tbot.socket()).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_healthy(&tbot, "mux");
+    assert_echoes(&mut dial(&tbot, echo.address), b"anew");
+    // Nor is it put into somebody else's directory.
+    let away = tbot.destination.with_extension("away");
+    fs::rename(&tbot.destination, &away).expect("ours");
+    fs::create_dir(&tbot.destination).expect("ours");
+    tbot.signal(Signal::HUP);
+    until("the reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason
+            .contains("is not the directory any more that this tbot serves from: restart tbot")
+            .then_some(())
+    });
+    assert_eq!(fs::read_dir(&tbot.destination).expect("ours").count(), 0);
+    fs::remove_dir(&tbot.destination).expect("ours");
+    fs::rename(&away, &tbot.destination).expect("ours");
+    await_healthy(&tbot, "mux");
+}
+
+#[test]
+fn a_thread_that_hangs_is_noticed_after_5_seconds_until_it_goes_on() {
+    let echo = Server::echo();
     let tbot = Tbot::start();
     await_ready(&tbot);
-    let away = tbot.destination.join("away");
-    fs::rename(tbot.socket(), &away).expect("the directory is ours");
-    await_reason(&tbot, "v1.sock is not this tbot's socket any more");
-    fs::rename(&away, tbot.socket()).expect("the directory is ours");
-    await_ready(&tbot);
+    // They wait for work, and one that hangs then looks the same from outside.
+    for name in ["mux-relay-0", "mux-accept"] {
+        let begun = Instant::now();
+        let Some(frozen) = Frozen::thread(&tbot, name) else {
+            return not_tested("a thread that hangs", "this system lets nobody freeze it");
+        };
+        await_reason(&tbot, &format!("the thread {name} has been stuck for "));
+        assert!(begun.elapsed() > Duration::from_secs(5));
+        assert_eq!(http::get(tbot.address(), "/livez").0, 200);
+        drop(frozen);
+        await_ready(&tbot);
+        assert_echoes(&mut dial(&tbot, echo.address), b"up");
+    }
+}
+
+/// A thread that a tracer (ptrace(2)) holds for as long as this lives.
+struct Frozen(Process);
+
+impl Frozen {
+    /// `None` where that is not allowed.
+    fn thread(tbot: &Tbot, name: &str) -> Option<Self> {
+        const TRACER: &str = r#"
+import ctypes, os, sys
+SEIZE, INTERRUPT, WALL, thread = 0x4206, 0x4207, 0x40000000, int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+for request in (SEIZE, INTERRUPT):
+    if libc.ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None):
+        print("refused:", os.strerror(ctypes.get_errno()), flush=True)
+        sys.exit()
+os.waitpid(thread, WALL)
+print("frozen", flush=True)
+sys.stdin.read()
+"#;
+        let thread = procfs::thread(tbot.pid(), name).to_string();
+        let mut python = Command::new("/usr/bin/python3");
+        let tracer = Process::spawn_with_input(python.args(["-c", TRACER, &thread]));
+        let line = tracer.stdout.line("");
+        (line == "frozen").then(|| Self(tracer))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // What it holds goes on when it ends.
+        self.0.close_input();
+        self.0.exit();
+    }
 }

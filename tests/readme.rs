@@ -59,6 +59,54 @@ fn its_configuration_is_accepted_and_uses_every_key() {
 }
 
 #[test]
+fn its_credential_in_files_is_written_and_uses_every_key() {
+    let keys = Keys::with_ca();
+    keys.generate("user_ca", &["-t", "ed25519"], "");
+    keys.generate("host_ca", &["-t", "ed25519"], "");
+    let example = block("yaml", "# files.yaml");
+    let at = keys.path("").display().to_string();
+    let here = example
+        .replace("/etc/tbot/", &at)
+        .replace("/var/lib/tbot/", &at);
+    let path = keys.write("files.yaml", &here);
+    let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    start.args(["start", "-c"]).arg(&path).env_clear();
+    let end = run(&mut start);
+    assert!(
+        end.status.success() && !end.stderr.contains("WARN"),
+        "{end:?}"
+    );
+    for name in [
+        "key",
+        "key.pub",
+        "key-cert.pub",
+        "ssh_config",
+        "known_hosts",
+    ] {
+        assert!(keys.path("backup").join(name).exists(), "{name}");
+        assert!(
+            README.contains(&format!("`{name}`")),
+            "README.md has no {name}"
+        );
+    }
+    keys.write("files.yaml", here + "    no-such-key: 1\n");
+    let end = run(&mut start);
+    let (_, list) = end.stderr.split_once("(allowed: ").expect("it is refused");
+    let (list, _) = list.split_once(')').expect("the list has an end");
+    let (_, table) = README
+        .split_once("| Key of an `identity` |")
+        .expect("a table");
+    let (table, _) = table.split_once("\n\n").expect("it has an end");
+    for key in list.split(", ") {
+        assert!(
+            example.contains(&format!(" {key}: ")),
+            "the example is without {key}"
+        );
+        assert!(table.contains(&format!("`{key}`")), "no row for {key}");
+    }
+}
+
+#[test]
 fn it_names_every_flag_and_no_other() {
     let help = |words: &[&str]| {
         let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));

@@ -5,17 +5,16 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, await_healthy, await_reason, listed, readyz, ssh, with_identity};
-use common::process::{Process, run, succeed};
+use common::keys::{Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity};
+use common::process::{Process, run};
 use common::tbot::Tbot;
 use common::wait::{until, within};
-use common::{http, is_root, not_tested, set_mode};
+use common::{http, set_mode};
 
 const EXPIRY: &str = "tbot_identity_certificate_expiry_timestamp_seconds{service=\"identity\"}";
 const VALID: &str = "tbot_identity_certificate_valid{service=\"identity\"}";
@@ -250,188 +249,214 @@ fn a_service_may_have_a_life_of_its_own() {
     );
 }
 
-/// A library that adds to the clock of the wall what a file says.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, time);
-    char text[32] = {0};
-    int file = clock == CLOCK_REALTIME ? open(getenv("CLOCK_FILE"), O_RDONLY | O_CLOEXEC) : -1;
-    if (file >= 0) { if (read(file, text, 31) > 0) time->tv_sec += atol(text); close(file); }
-    return result;
-}
-"#;
-
 #[test]
-fn a_clock_that_is_set_is_noticed_and_answered_by_a_renewal() {
+fn every_interval_there_is_a_renewal_and_each_report_is_dated() {
     let keys = Keys::with_ca();
-    let source = keys.write("clock.c", CLOCK);
-    let library = keys.path("clock.so");
-    succeed(
-        Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(source)
-            .arg("-ldl"),
-    );
-    let set = |seconds: &str| {
-        fs::rename(keys.write("clock.new", seconds), keys.path("clock")).expect("ours");
-    };
-    set("0");
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "")
-        .env("LD_PRELOAD", library.to_str().expect("UTF-8"))
-        .env("CLOCK_FILE", keys.path("clock").to_str().expect("UTF-8"))
-        .start();
-    await_healthy(&tbot, "identity");
-    for (seconds, reason) in [
-        ("7200", "the certificate has expired at "),
-        ("-7200", "the certificate is valid from "),
-    ] {
-        set(seconds);
-        let found = await_reason(&tbot, "mux");
-        assert!(found.starts_with(reason), "{found}");
-        within(Duration::from_secs(25), "renewed", || {
-            (readyz(&tbot, "mux").0 == 200).then_some(())
+    let tbot = with_identity(&signer(&keys), "renewal_interval: 2s", "").start();
+    let mut keys_seen = Vec::new();
+    for number in 1..=3 {
+        until("the next one", || {
+            (renewed(&tbot, "identity") >= number).then_some(())
+        });
+        keys_seen.push(listed(&tbot));
+        let at = updated_at(&tbot, "identity");
+        assert!(at + 3 >= now(), "reported at {at}, and it is {}", now());
+    }
+    keys_seen.dedup();
+    assert!(keys_seen.len() > 1, "another key each time");
+    for pair in signed_at(&keys).windows(2) {
+        assert!(pair[1] - pair[0] >= 2.0, "{pair:?}");
+    }
+    assert_status(&tbot, "identity", "healthy");
+    // Well or not, and of each service.
+    fs::remove_file(keys.path("good")).expect("ours");
+    await_reason(&tbot, "identity");
+    let at = updated_at(&tbot, "identity");
+    assert!(at + 3 >= now(), "reported at {at}, and it is {}", now());
+    assert_status(&tbot, "identity", "unhealthy");
+    keys.write("good", "");
+    let at = until("a later second", || Some(now()).filter(|now| *now > at));
+    tbot.signal(Signal::USR1);
+    for service in ["mux", "identity"] {
+        until("both are reported again", || {
+            (updated_at(&tbot, service) >= at).then_some(())
         });
     }
-    assert_eq!(renewed(&tbot, "identity"), 3);
+    await_healthy(&tbot, "identity");
+    assert_status(&tbot, "identity", "healthy");
+    assert_status(&tbot, "mux", "healthy");
 }
 
 #[test]
-fn nothing_of_a_key_is_left_in_memory_and_no_core_is_dumped() {
-    if !is_root() {
-        return not_tested("the memory of another process", "only root may read it");
-    }
-    let keys = Keys::new();
-    let mut needles = Vec::new();
-    for (name, kind) in [
-        ("ed", vec!["-t", "ed25519"]),
-        ("ec", vec!["-t", "ecdsa"]),
-        ("rsa", vec!["-t", "rsa", "-b", "2048"]),
-    ] {
-        let key = keys.generate(name, &kind, "");
-        let key = ssh_key::PrivateKey::read_openssh_file(&key).expect("ssh-keygen wrote it");
-        use ssh_key::private::{EcdsaKeypair, KeypairData};
-        needles.push(match key.key_data() {
-            KeypairData::Ed25519(pair) => pair.private.to_bytes().to_vec(),
-            KeypairData::Ecdsa(EcdsaKeypair::NistP256 { private, .. }) => {
-                private.as_slice().to_vec()
-            }
-            KeypairData::Rsa(pair) => pair
-                .private
-                .d
-                .as_positive_bytes()
-                .expect("positive")
-                .to_vec(),
-            other => panic!("{other:?}"),
-        });
-    }
-    keys.generate("last", &["-t", "ed25519"], "");
-    let at = keys.path("id");
-    let place = |name: &str| {
-        fs::copy(keys.path(name), keys.path("new")).expect("ours");
-        set_mode(&keys.path("new"), 0o600);
-        fs::rename(keys.path("new"), &at).expect("ours");
-    };
-    place("ed");
-    let tbot = with_identity(
-        &format!("{{ join_method: key-file, key_path: {} }}", at.display()),
-        "",
-        "",
-    )
-    .start();
+fn who_reads_a_status_delays_nobody_who_reports() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
     await_healthy(&tbot, "identity");
-    assert!(
-        copies(&tbot, &needles[0]) > 0,
-        "the key in use is found where it is"
-    );
-    for (name, next) in [("ed", "ec"), ("ec", "rsa"), ("rsa", "last")] {
-        // It signs, too.
-        let public = keys.path(&format!("{name}.pub"));
-        succeed(common::keys::client(&tbot, "ssh-add").arg("-T").arg(public));
-        place(next);
-        tbot.signal(Signal::HUP);
-        let public = keys.text(&format!("{next}.pub"));
-        until("the next key serves", || {
-            (listed(&tbot) == [public.trim()]).then_some(())
-        });
-    }
-    until("the renewal is over", || {
-        (renewed(&tbot, "identity") >= 4).then_some(())
+    // Who asks and does not take the answer.
+    let deaf: Vec<_> = (0..20)
+        .map(|_| {
+            let request = http::request(tbot.address(), "/readyz", "");
+            http::begin(tbot.address(), &request)
+        })
+        .collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        for path in ["/readyz", "/readyz/identity", "/readyz/mux", "/metrics"].repeat(3) {
+            let (address, done) = (tbot.address(), &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(http::get(address, path).0, 200);
+                }
+            });
+        }
+        for number in 2..12 {
+            tbot.signal(Signal::HUP);
+            until("it renews", || {
+                (renewed(&tbot, "identity") == number).then_some(())
+            });
+        }
     });
-    let left: Vec<usize> = needles.iter().map(|needle| copies(&tbot, needle)).collect();
-    // `rsa` 0.9 leaves one behind where it checks a key, in memory that the next use of it overwrites.
-    assert_eq!(left[..2], [0, 0], "copies of ed25519, ecdsa, rsa: {left:?}");
-    assert!(left[2] <= 1, "copies of ed25519, ecdsa, rsa: {left:?}");
-    for name in ["ed", "ec", "rsa", "last"] {
-        let text = keys.text(name);
-        let line = text.lines().nth(2).expect("a key has lines");
-        assert!(!tbot.stderr.so_far().contains(line), "the log shows a key");
-        assert_eq!(
-            copies(&tbot, line.as_bytes()),
-            0,
-            "the file's text of {name}"
+    assert!(updated_at(&tbot, "identity") + 5 > now());
+    drop(deaf);
+}
+
+/// True when this goes, however its test ends.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Certificates by a program, which fails where `good` is not there, and notes when it ran.
+fn signer(keys: &Keys) -> String {
+    let script = keys.script("sign", &format!(
+        "cd {}\ndate +%s.%N >>runs\ncat >new.pub\n[ -e good ] || exit 3\nssh-keygen -q -s ca -I x -n root -V -1m:+1h new.pub\ncat new-cert.pub",
+        keys.path("").display()
+    ));
+    keys.write("good", "");
+    format!(
+        "{{ join_method: command, command: [{}] }}",
+        script.display()
+    )
+}
+
+/// When that program ran.
+fn signed_at(keys: &Keys) -> Vec<f64> {
+    let times = keys.text("runs");
+    times.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// When a service last reported, in seconds since 1970.
+fn updated_at(tbot: &Tbot, service: &str) -> u64 {
+    let (_, body) = http::get(tbot.address(), &format!("/readyz/{service}"));
+    let json: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let time = json["updated_at"].as_str().expect("it has reported");
+    let time = humantime::parse_rfc3339(time).expect("RFC 3339");
+    time.duration_since(UNIX_EPOCH).expect("now").as_secs()
+}
+
+/// The metric says 1 for this status, and 0 for each other.
+fn assert_status(tbot: &Tbot, service: &str, status: &str) {
+    let metrics = tbot.metrics();
+    for one in ["initializing", "healthy", "unhealthy"] {
+        let value = u8::from(one == status);
+        let line =
+            format!("tbot_service_status{{service=\"{service}\",status=\"{one}\"}} {value}\n");
+        assert!(metrics.contains(&line), "no {line} in\n{metrics}");
+    }
+}
+
+#[test]
+fn five_attempts_fail_and_the_next_renewal_succeeds() {
+    let keys = Keys::with_ca();
+    let source = signer(&keys);
+    fs::remove_file(keys.path("good")).expect("ours");
+    let tbot = with_identity(&source, "", "").start();
+    let task = |metric: &str| {
+        tbot.metric(&format!(
+            "tbot_task_{metric}{{name=\"renewal\",service=\"identity\"}}"
+        ))
+    };
+    until("five attempts", || {
+        (task("iterations_failed") == 1).then_some(())
+    });
+    assert_eq!(
+        (
+            task("iterations_total"),
+            task("iterations_successful_count")
+        ),
+        (1, 0)
+    );
+    assert_eq!(tbot.metric(VALID), 0);
+    let list = run(client(&tbot, "ssh-add").arg("-l"));
+    assert!(list.stdout.contains("has no identities"), "{list:?}");
+    let line = tbot.stderr.line("identity: attempt 5 of 5: ");
+    assert!(line.contains("/sign failed (exit status 3)"), "{line}");
+    let times = signed_at(&keys);
+    assert_eq!(times.len(), 5);
+    for (number, pair) in times.windows(2).enumerate() {
+        // A second, doubled each time, and between half and one and a half of it.
+        let (pause, usual) = (pair[1] - pair[0], 2_f64.powi(number as i32));
+        assert!(
+            (usual * 0.5..usual * 1.5 + 5.0).contains(&pause),
+            "pause {number}: {pause} s"
         );
     }
+    // Without a certificate at all, the next one is soon.
+    keys.write("good", "");
+    until("it succeeds", || {
+        (task("iterations_successful_count") == 1).then_some(())
+    });
+    assert_eq!(
+        (
+            task("iterations_total"),
+            task("iterations_failed"),
+            signed_at(&keys).len()
+        ),
+        (2, 1, 6)
+    );
+    await_healthy(&tbot, "mux");
+    // Asked for in a pause, the next attempt is at once, and its retries are counted.
+    fs::remove_file(keys.path("good")).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_reason(&tbot, "identity");
+    keys.write("good", "");
+    tbot.signal(Signal::USR1);
+    until("it succeeds", || {
+        (task("iterations_successful_count") == 2).then_some(())
+    });
+    assert!(task("iterations_successful_sum") >= 1);
+    assert_eq!(
+        (task("iterations_total"), task("iterations_failed")),
+        (3, 1)
+    );
+    assert_eq!(task("iteration_duration_seconds_count"), 3);
 }
 
-/// How often `needle` is in the process's memory.
-fn copies(tbot: &Tbot, needle: &[u8]) -> usize {
-    use std::io::{Read, Seek, SeekFrom};
-    let pid = tbot.pid().as_raw_pid();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may");
-    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("root may");
-    let reversed: Vec<u8> = needle.iter().rev().copied().collect();
-    let mut found = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (start, end) = line
-            .split(' ')
-            .next()
-            .and_then(|range| range.split_once('-'))
-            .expect("a range");
-        let number = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
-        let (start, end) = (number(start), number(end));
-        let mut bytes = vec![0; (end - start) as usize];
-        memory.seek(SeekFrom::Start(start)).expect("it can");
-        if memory.read_exact(&mut bytes).is_ok() {
-            // Big numbers lie the other way around.
-            for needle in [needle, &reversed] {
-                found += bytes
-                    .windows(32)
-                    .filter(|window| *window == &needle[needle.len() - 32..])
-                    .count();
+#[test]
+fn a_storm_of_signals_renews_as_often_as_it_can_and_delays_nobody() {
+    let keys = Keys::with_ca();
+    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    await_healthy(&tbot, "identity");
+    for good in [true, false] {
+        if !good {
+            fs::rename(keys.path("ca"), keys.path("away")).expect("ours");
+        }
+        for number in 0..1000 {
+            tbot.signal([Signal::HUP, Signal::USR1][number % 2]);
+            if number % 100 == 0 {
+                assert_eq!(http::get(tbot.address(), "/livez").0, 200);
+                assert_eq!(readyz(&tbot, "mux").0, 200, "the old certificate serves");
+                assert_eq!(listed(&tbot).len(), 2);
             }
         }
     }
-    found
-}
-
-#[test]
-fn a_core_is_dumped_with_debug_only() {
-    let keys = Keys::with_ca();
-    let dumped = |arguments: &[&str]| {
-        let mut tbot = with_identity(&keys.ssh_ca("root"), "", "")
-            .args(arguments)
-            .through(&["prlimit", "--core=unlimited"])
-            .start();
-        await_healthy(&tbot, "identity");
-        tbot.signal(Signal::ABORT);
-        let status = tbot.exit();
-        assert_eq!(status.signal(), Some(6), "{status:?}");
-        status.core_dumped()
-    };
-    assert!(!dumped(&[]));
-    if !dumped(&["--debug"]) {
-        not_tested(
-            "that a core is dumped with --debug",
-            "this system dumps none",
-        );
-    }
+    await_reason(&tbot, "identity");
+    fs::rename(keys.path("away"), keys.path("ca")).expect("ours");
+    tbot.signal(Signal::HUP);
+    await_healthy(&tbot, "identity");
+    assert_status(&tbot, "mux", "healthy");
 }

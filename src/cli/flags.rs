@@ -138,7 +138,7 @@ pub(super) const FLAGS: [Flag; 20] = [
         kind: Kind::Switch,
         env: None,
         default: "false",
-        help: "End at once: services that listen, as all do today, are not started",
+        help: "Write the files of each service identity and end; services that listen are not started",
         scope: Scope::Start,
         target: Target::Run("oneshot"),
     },

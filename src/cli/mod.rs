@@ -16,6 +16,11 @@ mod unsupported;
 
 use args::{Action, Invocation};
 
+/// Every copy of a key or passphrase that is given back is zeroed.
+#[cfg(not(feature = "heap"))]
+#[global_allocator]
+static ALLOCATOR: crate::sys::Wiping = crate::sys::Wiping;
+
 /// Runs the command that `args`, without the program's name, ask for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let args: Vec<OsString> = args.into_iter().collect();

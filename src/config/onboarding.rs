@@ -20,6 +20,12 @@ const EXTENSIONS: [&str; 5] = [
     "permit-user-rc",
 ];
 
+/// OpenSSH's SSHKEY_CERT_MAX_PRINCIPALS.
+const MAX_PRINCIPALS: usize = 256;
+
+/// Of what is a line in a log.
+const MAX_KEY_ID: usize = 1024;
+
 /// The source at `cursor`; `None` for `join_method: none`.
 pub(super) fn onboarding(cursor: &Cursor) -> Result<Option<Source>, Error> {
     let any = cursor.map_of_any_keys("a mapping with a \"join_method\"")?;
@@ -61,14 +67,17 @@ pub(super) fn onboarding(cursor: &Cursor) -> Result<Option<Source>, Error> {
 
 fn ssh_ca(map: &Map) -> Result<Source, Error> {
     let principals = map.required("principals", "principals: [deploy]")?;
-    let names = texts(&principals, |at, name| match name {
-        "" => Err(at.error("is empty; name a user as servers know them")),
-        _ => Ok(()),
-    })?;
+    let names = texts(&principals, principal)?;
     if names.is_empty() {
         return Err(principals.error(
             "a certificate without principals would be good for every user; name at least one",
         ));
+    }
+    if names.len() > MAX_PRINCIPALS {
+        return Err(principals.error(format!(
+            "has {} names, and servers refuse a certificate with more than {MAX_PRINCIPALS}",
+            names.len()
+        )));
     }
     let extensions = map.optional("extensions", |at| texts(at, extension))?;
     let options = match map.get("critical_options") {
@@ -79,13 +88,36 @@ fn ssh_ca(map: &Map) -> Result<Source, Error> {
         key: path(&map.required("ca_key_path", "ca_key_path: /etc/ssh/user_ca")?)?,
         passphrase: map.optional("ca_key_passphrase_path", path)?,
         principals: names,
-        key_id: match map.optional("key_id", |at| at.text().map(str::to_owned))? {
+        key_id: match map.optional("key_id", key_id)? {
             Some(text) => text,
             None => "tbot@{hostname}".into(),
         },
         extensions: extensions.unwrap_or_else(|| EXTENSIONS.map(str::to_owned).into()),
         critical_options: options,
     }))
+}
+
+/// A name by itself, as servers compare it.
+fn principal(cursor: &Cursor, name: &str) -> Result<(), Error> {
+    if name.is_empty() {
+        return Err(cursor.error("is empty; name a user as servers know them"));
+    }
+    if name.contains(',') || name.trim() != name {
+        return Err(cursor.error(format!(
+            "{} is no name of a user; write each as an item of its own, as in [deploy, root]",
+            quoted(name)
+        )));
+    }
+    Ok(())
+}
+
+/// Servers log it whole.
+fn key_id(cursor: &Cursor) -> Result<String, Error> {
+    let text = cursor.text()?;
+    if text.len() > MAX_KEY_ID {
+        return Err(cursor.error(format!("is longer than {MAX_KEY_ID} bytes")));
+    }
+    Ok(text.to_owned())
 }
 
 /// The two that OpenSSH knows and that make sense without a security key.
@@ -147,7 +179,14 @@ fn texts(
 
 /// OpenSSH's, or one of somebody else's, which has a domain (PROTOCOL.certkeys).
 fn extension(cursor: &Cursor, name: &str) -> Result<(), Error> {
-    if EXTENSIONS.contains(&name) || name == "no-touch-required" || name.contains('@') {
+    let theirs = |(name, domain): (&str, &str)| {
+        !name.is_empty()
+            && !domain.is_empty()
+            && !domain.contains([' ', '@'])
+            && !name.contains(' ')
+    };
+    let ours = EXTENSIONS.contains(&name) || name == "no-touch-required";
+    if ours || name.split_once('@').is_some_and(theirs) {
         return Ok(());
     }
     Err(cursor.error(format!(
@@ -158,20 +197,34 @@ fn extension(cursor: &Cursor, name: &str) -> Result<(), Error> {
     )))
 }
 
-/// Addresses and networks, as servers read them: they refuse a certificate with any other.
+/// Addresses and networks, as servers read them (OpenSSH's addr_match_cidr_list): they refuse a certificate with
+/// any other.
 fn source_address(cursor: &Cursor, text: &str) -> Result<(), Error> {
     for one in text.split(',') {
-        let (address, bits) = one.split_once('/').unwrap_or((one, "0"));
-        let address = address.parse::<IpAddr>();
-        let most = if matches!(address, Ok(IpAddr::V4(_))) {
-            32
-        } else {
-            128
+        let (address, bits) = match one.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (one, None),
         };
-        if address.is_err() || !bits.parse::<u8>().is_ok_and(|bits| bits <= most) {
+        let (width, value) = match address.parse() {
+            Ok(IpAddr::V4(ip)) => (32, u32::from(ip).into()),
+            Ok(IpAddr::V6(ip)) => (128, u128::from(ip)),
+            Err(_) => (0, 0),
+        };
+        // A number may have a sign, to Rust.
+        let bits = bits.map(|bits| bits.parse::<u32>().ok().filter(|_| !bits.starts_with('+')));
+        let bits = bits
+            .unwrap_or(Some(width))
+            .filter(|bits| *bits <= width && width > 0);
+        let Some(bits) = bits else {
             return Err(cursor.error(format!(
                 "{} is no list of addresses and networks such as 10.0.0.0/8,192.0.2.7",
                 quoted(text)
+            )));
+        };
+        if value.trailing_zeros() < width - bits {
+            return Err(cursor.error(format!(
+                "{} is no network, as its address goes on after {bits} bits; servers would refuse the certificate",
+                quoted(one)
             )));
         }
     }

@@ -1,13 +1,14 @@
 //! The services of a configuration: their types, names, and the ssh-multiplexer's keys.
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
 use super::settings::{Bastion, HostPort, IdentityOutput, Service, ServiceKind, SshMultiplexer};
 use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
 use crate::errors::plain;
+use crate::identity;
 
 const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
 const IDENTITY: &str = "identity";
@@ -301,8 +302,11 @@ fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
             continue;
         }
         let mut file = String::new();
-        let read = std::fs::File::open(text)
-            .and_then(|from| from.take(MAX_KEYS).read_to_string(&mut file));
+        let opened = identity::file::open(Path::new(text), MAX_KEYS);
+        let read = opened.and_then(|opened| match opened {
+            Some((from, _)) => from.take(MAX_KEYS).read_to_string(&mut file),
+            None => Err(io::Error::other("it is no file of at most 256 KiB")),
+        });
         read.map_err(|error| {
             item.error(format!(
                 "{} cannot be read: {}",
@@ -374,6 +378,6 @@ fn uids(cursor: &Cursor) -> Result<Vec<u32>, Error> {
 }
 
 /// The path without links, as far as it exists, for telling two apart.
-fn real_path(path: &std::path::Path) -> PathBuf {
+fn real_path(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -46,6 +46,8 @@ pub struct Agent<S: AsFd + Send + Sync + 'static> {
 struct Shared {
     identity: Identity,
     allowed_uids: Vec<u32>,
+    /// Whose answer is made. One at a time: however many ask, signing takes one processor.
+    turn: Mutex<()>,
     open: Mutex<Open>,
     ended: Condvar,
 }
@@ -65,6 +67,7 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
         let shared = Arc::new(Shared {
             identity,
             allowed_uids,
+            turn: Mutex::default(),
             open: Mutex::default(),
             ended: Condvar::new(),
         });
@@ -82,11 +85,28 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
-    /// Whether it accepts.
-    pub fn is_alive(&self) -> bool {
-        self.accepting
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+    /// Where it listens.
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// The same agent at another socket. Clients of this one go on until it is dropped.
+    pub fn again(&self, socket: Arc<S>) -> io::Result<Self> {
+        let shared = &self.shared;
+        Self::start(socket, shared.identity.clone(), shared.allowed_uids.clone())
+    }
+
+    /// Why a client that connected now would not be served.
+    pub fn problem(&self) -> Option<String> {
+        if self.accepting.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
+        }
+        (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
+            format!(
+                "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
+                 (`ss -xp` shows who)"
+            )
+        })
     }
 }
 
@@ -193,8 +213,9 @@ impl Shared {
             }
             message.resize(length, 0);
             read(stream, &mut message, deadline)?;
-            let credential = self.identity.current();
-            let answer = client.answer(credential, &message);
+            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = client.answer(self.identity.current(), &message);
+            drop(turn);
             message.clear();
             message.shrink_to(4096);
             let mut bytes = (answer.len() as u32).to_be_bytes().to_vec();
@@ -232,8 +253,8 @@ fn read(mut stream: &UnixStream, mut into: &mut [u8], deadline: Instant) -> io::
         match stream.read(into) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => into = &mut into[length..],
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // All that was left is over, too.
             Err(error) => return Err(error),
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::Stop;
 use crate::errors::plain;
@@ -17,11 +17,17 @@ use crate::errors::plain;
 /// A certificate is a tenth of this.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// Of what it complains about, for our own line.
+/// Of what it complains about, the end, which is mostly why.
 const MAX_ERRORS: usize = 4 * 1024;
+
+/// Of that, for our own line.
+const MAX_SHOWN: usize = 400;
 
 /// How often to look whether it has ended: its output may be held open by what it started.
 const TICK: Duration = Duration::from_millis(20);
+
+/// For the rest of its output when it has ended: a shell's `exec > >(tee log)` writes after it.
+const REST: Duration = Duration::from_millis(500);
 
 /// For a program that was killed to be gone.
 const KILLED: Duration = Duration::from_secs(1);
@@ -65,69 +71,64 @@ pub(super) fn run(
         // A public key fits into the pipe; a program that does not want it has closed it.
         let _ = stdin.write_all(input);
     }
-    let mut output = Pipe::new(child.stdout.take(), MAX_OUTPUT + 1);
-    let mut errors = Pipe::new(child.stderr.take(), MAX_ERRORS);
+    let mut output = Pipe::new(child.stdout.take());
+    let mut errors = Pipe::new(child.stderr.take());
+    let mut ended = None;
     let end = loop {
+        let now = Instant::now();
         if output.bytes.len() > MAX_OUTPUT {
             break End::Much;
         }
-        let ended = child.try_wait();
-        let now = Instant::now();
-        if let Ok(None) = ended
-            && (now >= deadline || stop.is_asked())
-        {
-            break End::Late;
+        if ended.is_none() && has_ended(&child) {
+            ended = Some(now);
         }
-        let wait = match &ended {
-            Ok(None) => TICK.min(deadline.saturating_duration_since(now)),
-            // What it printed is in the pipes; nobody else's counts.
-            _ => Duration::ZERO,
-        };
-        wait_for([&output, &errors], wait);
-        let news = output.read() | errors.read();
         match ended {
-            Ok(None) => {}
-            Ok(Some(_)) if news => {}
-            Ok(Some(status)) => break End::Ended(status),
-            Err(error) => break End::Lost(error),
+            Some(when) if output.from.is_none() || now >= when + REST => break End::Ended,
+            None if now >= deadline || stop.is_asked() => break End::Late,
+            _ => {}
         }
+        wait_for([&output, &errors], TICK);
+        output.read();
+        errors.read();
+        errors.keep_the_last(MAX_ERRORS);
     };
-    if matches!(end, End::Late | End::Much) {
-        kill(child);
+    let ended = end_all(child);
+    // What is left in the pipe (pipe(7)), and no more: somebody who got away may still write.
+    for _ in 0..4 {
         errors.read();
     }
     let errors = last_line(&errors.bytes);
-    match end {
-        End::Ended(status) if status.success() => Ok(output.bytes),
-        End::Ended(status) => Err(format!("{program} failed ({}){errors}", show(status))),
-        End::Late if stop.is_asked() => Err(format!("{program} was ended, as tbot is stopping")),
-        End::Late => Err(format!(
+    match (end, ended) {
+        (End::Much, _) => Err(format!(
+            "{program} printed more than {MAX_OUTPUT} bytes, which is no certificate{errors}"
+        )),
+        (End::Late, _) if stop.is_asked() => {
+            Err(format!("{program} was ended, as tbot is stopping"))
+        }
+        (End::Late, _) => Err(format!(
             "{program} did not end within {}{errors}",
             humantime::format_duration(timeout)
         )),
-        End::Much => Err(format!(
-            "{program} printed more than {MAX_OUTPUT} bytes, which is no certificate{errors}"
-        )),
-        End::Lost(error) => Err(format!("cannot wait for {program}: {}", plain(&error))),
+        (End::Ended, Some(status)) if status.success() => Ok(output.bytes),
+        (End::Ended, Some(status)) => Err(format!("{program} failed ({}){errors}", show(status))),
+        (End::Ended, None) => Err(format!("{program} ended, and how is not known{errors}")),
     }
 }
 
 enum End {
-    Ended(ExitStatus),
+    Ended,
     Late,
     Much,
-    Lost(std::io::Error),
 }
 
 /// What a program writes, as far as it was read; none once it is closed.
 struct Pipe<R> {
     from: Option<R>,
     bytes: Vec<u8>,
-    most: usize,
 }
 
 impl<R: Read + AsFd> Pipe<R> {
-    fn new(from: Option<R>, most: usize) -> Self {
+    fn new(from: Option<R>) -> Self {
         if let Some(from) = &from {
             // It fails for no pipe.
             let _ = fcntl_setfl(from, OFlags::NONBLOCK);
@@ -135,32 +136,25 @@ impl<R: Read + AsFd> Pipe<R> {
         Self {
             from,
             bytes: Vec::new(),
-            most,
         }
     }
 
-    /// Takes what is there; what is too much is thrown away. True if anything was there.
-    fn read(&mut self) -> bool {
+    /// Takes some of what is there.
+    fn read(&mut self) {
         let Some(from) = &mut self.from else {
-            return false;
+            return;
         };
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 16 * 1024];
         match from.read(&mut buffer) {
-            Ok(length) if length > 0 => {
-                let room = self.most - self.bytes.len();
-                self.bytes.extend(&buffer[..length.min(room)]);
-                true
-            }
+            Ok(length) if length > 0 => self.bytes.extend(&buffer[..length]),
             Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                false
-            }
-            _ => {
-                self.from = None;
-                false
-            }
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            _ => self.from = None,
         }
+    }
+
+    fn keep_the_last(&mut self, most: usize) {
+        self.bytes.drain(..self.bytes.len().saturating_sub(most));
     }
 }
 
@@ -182,18 +176,30 @@ impl<R: AsFd> Waited for Pipe<R> {
     }
 }
 
-/// Ends it and what it started.
-fn kill(mut child: Child) {
-    // It is not waited for, so the number is still its own. Another user's cannot be killed.
+/// Without waiting for it, so that its number, which is its group's, stays its own.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(
+        waitid(WaitId::Pid(Pid::from_child(child)), options),
+        Ok(None)
+    )
+}
+
+/// Ends it and whatever it started and left in its group; says how it ended.
+fn end_all(mut child: Child) -> Option<ExitStatus> {
+    // Another user's cannot be killed.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     let deadline = Instant::now() + KILLED;
-    while let Ok(None) = child.try_wait() {
-        if Instant::now() >= deadline {
-            let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-            left.push(child);
-            return;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(TICK),
+            Ok(None) => {
+                let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+                left.push(child);
+                return None;
+            }
+            ended => return ended.ok().flatten(),
         }
-        std::thread::sleep(TICK);
     }
 }
 
@@ -208,5 +214,14 @@ fn show(status: ExitStatus) -> String {
 fn last_line(errors: &[u8]) -> String {
     let text = String::from_utf8_lossy(errors);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    line.map_or_else(String::new, |line| format!(": {}", line.escape_debug()))
+    let Some(line) = line else {
+        return String::new();
+    };
+    let shown: String = line.escape_debug().take(MAX_SHOWN).collect();
+    let more = if line.chars().count() > MAX_SHOWN {
+        "…"
+    } else {
+        ""
+    };
+    format!(": {shown}{more}")
 }

@@ -1,8 +1,7 @@
 //! A private key that signs, and forgets itself when dropped.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -13,14 +12,18 @@ use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::public::KeyData;
 use ssh_key::rand_core::OsRng;
 use ssh_key::sha2::{Digest, Sha256, Sha512};
-use ssh_key::{Algorithm, HashAlg, PrivateKey, PublicKey, Signature};
+use ssh_key::{Algorithm, HashAlg, Kdf, PrivateKey, PublicKey, Signature};
 use zeroize::Zeroizing;
 
-use super::scalar;
+use super::{file, scalar};
 use crate::errors::plain;
+use crate::sys::leaving_nothing;
 
 /// A key file is some kilobytes; what is longer is none.
 const MAX_FILE: u64 = 64 * 1024;
+
+/// Some seconds; `ssh-keygen -a` has 24 by default, and a file can ask for days.
+const MAX_ROUNDS: u32 = 1000;
 
 /// A private key in memory, which is zeroed when it is dropped. It is never shown.
 pub struct Key {
@@ -33,15 +36,20 @@ pub struct Key {
 impl Key {
     /// A new ed25519 key.
     pub fn generate() -> Result<Self, String> {
-        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
-        key.map_err(|error| error.to_string())
-            .and_then(Self::new)
-            .map_err(|error| format!("cannot make a key: {error}"))
+        leaving_nothing(|| {
+            let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
+            key.map_err(|error| error.to_string()).and_then(Self::new)
+        })
+        .map_err(|error| format!("cannot make a key: {error}"))
     }
 
     /// Reads a key in OpenSSH's format, encrypted or not. As ssh does, it refuses a file that others may
     /// read. The error is a sentence with the path.
     pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
+        leaving_nothing(|| Self::read_file(path, passphrase))
+    }
+
+    fn read_file(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
         let text = read_secret(path)?;
         let shown = path.display();
         let key = parse(&text).map_err(|error| {
@@ -55,6 +63,15 @@ impl Key {
             (true, None) => {
                 return Err(format!(
                     "{shown} is encrypted, and no passphrase file is given"
+                ));
+            }
+            (true, Some(_))
+                if let Kdf::Bcrypt { rounds, .. } = key.kdf()
+                    && *rounds > MAX_ROUNDS =>
+            {
+                return Err(format!(
+                    "{shown} is encrypted in {rounds} rounds, and more than {MAX_ROUNDS} take too long; \
+                     `ssh-keygen -p -a 100 -f` it"
                 ));
             }
             (true, Some(passphrase)) => {
@@ -90,7 +107,7 @@ impl Key {
 
     /// It in OpenSSH's format, not encrypted.
     pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
-        let text = self.private.to_openssh(ssh_key::LineEnding::LF);
+        let text = leaving_nothing(|| self.private.to_openssh(ssh_key::LineEnding::LF));
         text.map_err(|error| format!("cannot write a key: {error}"))
     }
 
@@ -101,11 +118,10 @@ impl Key {
 
     /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
     pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
-        let signed = match &self.rsa {
+        let signed = leaving_nothing(|| match &self.rsa {
             Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
             None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
-        };
-        crate::sys::clear_stack();
+        });
         signed.map_err(|error| format!("cannot sign: {error}"))
     }
 }
@@ -200,13 +216,11 @@ fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let failed = |error| format!("cannot read {shown}: {}", plain(&error));
-    let file = File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if !about.is_file() || about.size() > MAX_FILE {
+    let Some((file, about)) = file::open(path, MAX_FILE).map_err(failed)? else {
         return Err(format!(
             "{shown} is no file with a secret of at most 64 KiB"
         ));
-    }
+    };
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
@@ -214,7 +228,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
         ));
     }
     // Room for all of it at once: growing would leave copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(about.size() as usize + 1));
+    let mut text = Zeroizing::new(String::with_capacity(about.len() as usize + 1));
     file.take(MAX_FILE)
         .read_to_string(&mut text)
         .map_err(failed)?;

@@ -4,6 +4,7 @@ pub mod agent;
 mod certificate;
 mod command;
 mod credential;
+pub(crate) mod file;
 mod key;
 #[cfg(feature = "cli")]
 mod output;

@@ -10,8 +10,8 @@ use ssh_key::PublicKey;
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::rand_core::{OsRng, RngCore};
 
-use super::command;
 use super::{Certificate, Credential, Key, Stop};
+use super::{command, file};
 use crate::errors::plain;
 
 /// How far back a certificate begins: other machines' clocks are not ours.
@@ -84,13 +84,11 @@ impl Source {
         stop: &Stop,
     ) -> Result<Credential, String> {
         let key = || key.map_or_else(Key::generate, Ok);
-        let credential = match self {
+        match self {
             Self::SshCa(ca) => ca.obtain(key()?, ttl),
             Self::Command(command) => command.obtain(key()?, stop),
             Self::KeyFile(file) => file.obtain(),
-        };
-        crate::sys::clear_stack();
-        credential
+        }
     }
 
     /// What its files were when they were last changed, to find out whether they are again. By the time of the
@@ -189,18 +187,12 @@ impl Command {
             .map_err(|error| error.to_string())?;
         let input = format!("{public}\n");
         let output = command::run(&self.words, input.as_bytes(), self.timeout, stop)?;
-        let certificate = parse(&output).map_err(|error| {
-            format!(
-                "{} did not print a certificate: {error}",
-                self.words.join(" ")
-            )
-        })?;
-        Credential::new(key, Some(certificate)).map_err(|problem| {
-            format!(
-                "what {} printed is of no use: {problem}",
-                self.words.join(" ")
-            )
-        })
+        // Without its arguments, among which may be a token.
+        let program = &self.words[0];
+        let certificate = parse(&output)
+            .map_err(|error| format!("{program} did not print a certificate: {error}"))?;
+        Credential::new(key, Some(certificate))
+            .map_err(|problem| format!("what {program} printed is of no use: {problem}"))
     }
 }
 
@@ -238,11 +230,14 @@ fn parse(text: &[u8]) -> Result<Certificate, String> {
 }
 
 fn read_public(path: &Path) -> Result<String, String> {
+    let failed = |error| format!("cannot read {}: {}", path.display(), plain(&error));
+    let Some((file, _)) = file::open(path, MAX_CERTIFICATE).map_err(failed)? else {
+        return Err(format!(
+            "{} is no file with a certificate of at most 64 KiB",
+            path.display()
+        ));
+    };
     let mut text = String::new();
-    let read =
-        fs::File::open(path).and_then(|file| file.take(MAX_CERTIFICATE).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("cannot read {}: {}", path.display(), plain(&error))),
-    }
+    let read = file.take(MAX_CERTIFICATE).read_to_string(&mut text);
+    read.map(|_| text).map_err(failed)
 }

@@ -60,6 +60,7 @@ impl Artifacts {
 
     /// The same for clients that use a key file, and its certificate if there is one, and reach hosts by
     /// themselves.
+    #[cfg(feature = "cli")]
     pub fn ssh_config_of_files(&self, key: &Path, certificate: Option<&Path>) -> String {
         let pattern = self.pattern();
         let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
@@ -126,7 +127,8 @@ impl Artifacts {
     /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
     fn quoted(&self, name: &Path) -> String {
         let path = self.destination.join(name);
-        format!("\"{}\"", path.to_string_lossy().replace('%', "%%"))
+        let path = path.to_string_lossy().replace('%', "%%");
+        format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
     }
 }
 

@@ -131,30 +131,34 @@ impl Destination {
 
     /// Makes the file `name` hold `content`, whole or not at all; true if it had to be written.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<bool> {
+        let staged = self.stage(name, content)?;
+        let is_new = staged.is_some();
+        staged.map_or(Ok(()), Staged::take_place)?;
+        Ok(is_new)
+    }
+
+    /// Writes `content` beside the file `name`, for it to take its place; `None` if it holds that already.
+    pub fn stage<'a>(&'a self, name: &'a str, content: &[u8]) -> io::Result<Option<Staged<'a>>> {
         let mode = Mode::from_raw_mode(if self.shared { 0o644 } else { 0o600 });
-        if self.holds(name, content, mode) {
-            return Ok(false);
-        }
-        let temporary = format!(".{name}.tmp");
+        let staged = Staged {
+            directory: &self.directory,
+            temporary: format!(".{name}.tmp"),
+            name,
+        };
         // Of a tbot that was killed; the lock keeps others out.
-        let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
+        let _ = unlinkat(&self.directory, &staged.temporary, AtFlags::empty());
+        if self.holds(name, content, mode) {
+            return Ok(None);
+        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let written = openat(&self.directory, &temporary, flags, mode)
-            .map_err(io::Error::from)
-            .and_then(|file| {
-                // Not what the umask made of it.
-                fchmod(&file, mode)?;
-                let mut file = std::fs::File::from(file);
-                file.write_all(content)?;
-                file.sync_all()?;
-                renameat(&self.directory, &temporary, &self.directory, name)?;
-                Ok(fsync(&self.directory)?)
-            });
-        if written.is_err() {
-            let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
-        }
-        written.map(|()| true)
+        let file = openat(&self.directory, &staged.temporary, flags, mode)?;
+        // Not what the umask made of it.
+        fchmod(&file, mode)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(Some(staged))
     }
 
     fn holds(&self, name: &str, content: &[u8], mode: Mode) -> bool {
@@ -167,15 +171,9 @@ impl Destination {
                 && stat.st_size as u64 == content.len() as u64
                 && Mode::from_raw_mode(stat.st_mode & 0o7777) == mode
         });
-        let mut held = Vec::with_capacity(content.len());
-        let limit = content.len() as u64 + 1;
-        as_expected
-            && io::Read::read_to_end(
-                &mut io::Read::take(std::fs::File::from(file), limit),
-                &mut held,
-            )
-            .is_ok()
-            && held == content
+        let mut held = vec![0; content.len()];
+        let mut file = std::fs::File::from(file);
+        as_expected && io::Read::read_exact(&mut file, &mut held).is_ok() && held == content
     }
 
     /// A directory `name` in it for this tbot alone, with nothing in it.
@@ -196,6 +194,7 @@ impl Destination {
     }
 
     /// Removes a file, if it is there.
+    #[cfg(feature = "cli")]
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -242,6 +241,18 @@ impl Destination {
         rustix::fs::stat(self.path.join(&socket.name)).is_ok_and(|stat| stat.st_ino == socket.inode)
     }
 
+    /// Whether it is still what its path leads to.
+    pub fn is_in_place(&self) -> bool {
+        let (ours, there) = (fstat(&self.directory), rustix::fs::stat(&self.path));
+        matches!((ours, there), (Ok(ours), Ok(there)) if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+    }
+
+    /// Whether there is something called `name`.
+    #[cfg(feature = "cli")]
+    pub fn has(&self, name: &str) -> bool {
+        statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
     /// Whether someone else could put files of theirs here by now.
     pub fn is_open_to_others(&self) -> bool {
         fstat(&self.directory).is_ok_and(|stat| stat.st_mode & OTHERS_WRITE != 0)
@@ -256,12 +267,48 @@ impl Destination {
     }
 }
 
+/// A file that is written whole, and not in its place yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Staged<'a> {
+    directory: &'a OwnedFd,
+    temporary: String,
+    name: &'a str,
+}
+
+impl Staged<'_> {
+    /// The name it is for.
+    #[cfg(feature = "cli")]
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Puts it there.
+    pub fn take_place(self) -> io::Result<()> {
+        renameat(self.directory, &self.temporary, self.directory, self.name)?;
+        Ok(fsync(self.directory)?)
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        // Where it took its place there is none.
+        let _ = unlinkat(self.directory, &self.temporary, AtFlags::empty());
+    }
+}
+
 /// A listening socket of a destination.
 #[derive(Debug)]
 pub struct Socket {
     socket: OwnedFd,
     name: String,
     inode: u64,
+}
+
+impl Socket {
+    /// Its name in the directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl AsFd for Socket {
@@ -364,8 +411,8 @@ fn lock(directory: &OwnedFd) -> Result<OwnedFd, LockProblem> {
         }
         Err(error) => return Err(failed(error)),
     }
-    ftruncate(&file, 0).map_err(failed)?;
+    // For whoever finds it locked. A full disk has no room for it, and the lock holds all the same.
     let pid = format!("{}\n", std::process::id());
-    rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(failed)?;
+    let _ = ftruncate(&file, 0).and_then(|()| rustix::io::pwrite(&file, pid.as_bytes(), 0));
     Ok(file)
 }

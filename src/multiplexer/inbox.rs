@@ -28,9 +28,14 @@ impl<T> Inbox<T> {
         // Who finds it filled has been preceded by one who woke the thread.
         if messages.len() == 1 {
             drop(messages);
-            // Fails only where the counter is full, and then the thread is awake.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            self.wake();
         }
+    }
+
+    /// Wakes the thread, with or without a message.
+    pub fn wake(&self) {
+        // Fails only where the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
     /// Takes everything out.

@@ -21,7 +21,7 @@ mod upstream;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ use self::setup::{Message, Setup};
 use self::upstream::openssh::pool::{Generation, Plan, Pool};
 use self::upstream::openssh::{Control, Login};
 use crate::errors::plain;
+#[cfg(feature = "identity")]
+use crate::identity::agent::Agent;
 use crate::metrics::MultiplexerMetrics;
 
 /// The command by which `tbot` is ssh's ProxyCommand.
@@ -180,7 +182,7 @@ impl std::error::Error for Error {
 pub struct Multiplexer {
     shared: Arc<Shared>,
     destination: Destination,
-    socket: Arc<Socket>,
+    sockets: Mutex<Sockets>,
     artifacts: Artifacts,
     setup: Arc<Inbox<Message>>,
     thread: Option<JoinHandle<()>>,
@@ -189,8 +191,23 @@ pub struct Multiplexer {
     // Behind the set-up thread, which uses it.
     pool: Option<Pool>,
     relay: Arc<Relay>,
+}
+
+/// Where clients connect. What looks at them takes a clone, and no lock while it looks.
+#[derive(Clone, Debug)]
+struct Sockets {
+    v1: Arc<Socket>,
     #[cfg(feature = "identity")]
-    agent: Option<(Arc<Socket>, crate::identity::agent::Agent<Socket>)>,
+    agent: Option<Arc<Agent<Socket>>>,
+}
+
+impl Sockets {
+    fn all(&self) -> impl Iterator<Item = &Socket> {
+        let v1 = std::iter::once(&*self.v1);
+        #[cfg(feature = "identity")]
+        let v1 = v1.chain(self.agent.as_ref().map(|agent| agent.socket()));
+        v1
+    }
 }
 
 impl Multiplexer {
@@ -220,6 +237,16 @@ impl Multiplexer {
             return Err(unfit(
                 "neither it nor the proxy command may have control characters, as ssh_config cannot hold them",
             ));
+        }
+        #[cfg(feature = "identity")]
+        if options.identity.is_some() {
+            // OpenSSH cuts a longer one off, without a word.
+            let length = path.join("agent.sock").as_os_str().len();
+            if length > 107 {
+                return Err(unfit(&format!(
+                    "ssh reaches no agent by a path of more than 107 bytes, and this one's has {length}: name a shorter one"
+                )));
+            }
         }
         let system = |what: &str| {
             let what = what.to_owned();
@@ -253,9 +280,8 @@ impl Multiplexer {
                 let listening = system(&format!("listen on {}", path.join("agent.sock").display()));
                 let socket = Arc::new(destination.listen("agent.sock").map_err(listening)?);
                 let uids = limits.allowed_uids.clone();
-                let agent =
-                    crate::identity::agent::Agent::start(socket.clone(), identity.clone(), uids);
-                Some((socket, agent.map_err(system("start the agent"))?))
+                let agent = Agent::start(socket, identity.clone(), uids);
+                Some(Arc::new(agent.map_err(system("start the agent"))?))
             }
         };
         #[cfg(feature = "identity")]
@@ -319,7 +345,11 @@ impl Multiplexer {
         Ok(Self {
             shared,
             destination,
-            socket,
+            sockets: Mutex::new(Sockets {
+                v1: socket,
+                #[cfg(feature = "identity")]
+                agent,
+            }),
             artifacts,
             setup: inbox,
             thread: Some(thread),
@@ -327,9 +357,67 @@ impl Multiplexer {
             max_connections: options.max_connections,
             pool,
             relay,
-            #[cfg(feature = "identity")]
-            agent,
         })
+    }
+
+    /// Whether clients do not find all of its sockets.
+    pub fn has_lost_sockets(&self) -> bool {
+        let sockets = self.sockets();
+        sockets
+            .all()
+            .any(|socket| !self.destination.leads_to(socket))
+    }
+
+    /// Listens anew where a socket was taken away. The error is a sentence.
+    pub fn restore_sockets(&self) -> Result<(), String> {
+        let mut sockets = self.sockets();
+        let path = self.destination.path().display();
+        if !self.has_lost_sockets() {
+            return Ok(());
+        }
+        if !self.destination.is_in_place() {
+            return Err(format!(
+                "{path} is not the directory any more that this tbot serves from: restart tbot"
+            ));
+        }
+        let listen = |lost: &Socket| {
+            let name = lost.name();
+            let socket = self.destination.listen(name);
+            let socket = socket.map_err(|error| {
+                format!("cannot listen on {path}/{name} again: {}", plain(error))
+            })?;
+            tracing::warn!("{path}/{name} was taken away: listening there again");
+            Ok::<_, String>(Arc::new(socket))
+        };
+        if !self.destination.leads_to(&sockets.v1) {
+            sockets.v1 = listen(&sockets.v1)?;
+            self.setup.send(Message::Listen(sockets.v1.clone()));
+            self.keep(sockets.clone());
+        }
+        #[cfg(feature = "identity")]
+        if let Some(agent) = &mut sockets.agent
+            && !self.destination.leads_to(agent.socket())
+        {
+            let again = agent.again(listen(agent.socket())?);
+            let again =
+                again.map_err(|error| format!("cannot start the agent again: {}", plain(error)));
+            *agent = Arc::new(again?);
+            self.keep(sockets);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, sockets: Sockets) {
+        let mut kept = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *kept, sockets);
+        // Without the lock: an agent ends with its last client's answer.
+        drop(kept);
+        drop(before);
+    }
+
+    fn sockets(&self) -> Sockets {
+        let sockets = self.sockets.lock();
+        sockets.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
@@ -361,30 +449,24 @@ impl Multiplexer {
     /// for an operator. It costs some system calls, and waits for nobody.
     pub fn problem(&self) -> Option<String> {
         let thread = self.thread.as_ref()?;
-        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse) {
+        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse, &self.setup)
+        {
             return Some(problem);
         }
         if let Some(problem) = self.relay.problem() {
             return Some(problem);
         }
-        let not_ours = |name: &str| {
-            let path = self.destination.path().join(name);
-            format!(
-                "{} is not this tbot's socket any more: restart tbot",
+        let sockets = self.sockets();
+        if let Some(lost) = sockets.all().find(|one| !self.destination.leads_to(one)) {
+            let path = self.destination.path().join(lost.name());
+            return Some(format!(
+                "{} is not this tbot's socket any more: a new one follows within seconds, or a reason why not",
                 path.display()
-            )
-        };
-        if !self.destination.leads_to(&self.socket) {
-            return Some(not_ours("v1.sock"));
+            ));
         }
         #[cfg(feature = "identity")]
-        if let Some((socket, agent)) = &self.agent {
-            if !agent.is_alive() {
-                return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
-            }
-            if !self.destination.leads_to(socket) {
-                return Some(not_ours("agent.sock"));
-            }
+        if let Some(problem) = sockets.agent.and_then(|agent| agent.problem()) {
+            return Some(problem);
         }
         let most = self.max_connections;
         if self.in_flight() >= most {
@@ -408,11 +490,10 @@ impl Multiplexer {
 
     /// Accepts nothing more and takes the socket away; connections there are go on.
     pub fn stop_accepting(&self) {
-        self.destination.unlink(&self.socket);
-        #[cfg(feature = "identity")]
-        if let Some((socket, _)) = &self.agent {
-            self.destination.unlink(socket);
-        }
+        let sockets = self.sockets();
+        sockets
+            .all()
+            .for_each(|socket| self.destination.unlink(socket));
         self.setup.send(Message::StopAccepting);
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// A round of work takes microseconds; one that takes this long hangs in something.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Beats with each round of a thread's work, and rests while the thread waits for some: so one that has
-/// nothing to do need not wake up to be known alive.
+/// Beats with each round of a thread's work, and rests while the thread waits for some. One that has nothing
+/// to do wakes up only when it is asked whether it is alive.
 #[derive(Debug)]
 pub struct Pulse {
     origin: Instant,
@@ -36,6 +36,14 @@ impl Pulse {
         self.round.store(0, Ordering::Relaxed);
     }
 
+    /// Expects a beat of a thread that waits; true if it has to be woken for it.
+    pub fn ask(&self) -> bool {
+        let now = self.origin.elapsed().as_millis() as u64;
+        self.round
+            .compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// For how long the thread has been at one round, if that is too long.
     pub fn stall(&self) -> Option<Duration> {
         let began = self.round.load(Ordering::Relaxed).checked_sub(1)?;
@@ -61,7 +69,11 @@ mod tests {
         let resting = pulse(60);
         resting.rest();
         assert_eq!(resting.stall(), None);
+        // Asked, it has its time from then on, and no more of it when asked again.
+        assert!(resting.ask() && !resting.ask());
+        assert_eq!(resting.stall(), None);
         let beating = pulse(60);
+        assert!(!beating.ask() && beating.stall().is_some());
         beating.beat();
         assert_eq!(beating.stall(), None);
     }

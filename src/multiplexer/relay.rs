@@ -126,7 +126,12 @@ impl Relay {
     pub fn problem(&self) -> Option<String> {
         let mut workers = self.workers.iter().enumerate();
         workers.find_map(|(n, (shared, thread))| {
-            thread_problem(&format!("mux-relay-{n}"), thread, &shared.pulse)
+            thread_problem(
+                &format!("mux-relay-{n}"),
+                thread,
+                &shared.pulse,
+                &shared.inbox,
+            )
         })
     }
 
@@ -138,12 +143,20 @@ impl Relay {
     }
 }
 
-/// Why a thread does no work any more.
-pub fn thread_problem(name: &str, thread: &JoinHandle<()>, pulse: &Pulse) -> Option<String> {
+/// Why a thread does no work any more. One that waits is woken: the next one to look knows whether it was.
+pub fn thread_problem<T>(
+    name: &str,
+    thread: &JoinHandle<()>,
+    pulse: &Pulse,
+    inbox: &Inbox<T>,
+) -> Option<String> {
     if thread.is_finished() {
         return Some(format!(
             "the thread {name} has ended unexpectedly: restart tbot"
         ));
+    }
+    if pulse.ask() {
+        inbox.wake();
     }
     let stall = pulse.stall()?.as_secs();
     Some(format!(

@@ -67,6 +67,8 @@ pub enum Message {
     Places(Vec<u64>, Option<Failure>),
     /// Accept nothing more.
     StopAccepting,
+    /// Accept from this socket instead of the one before.
+    Listen(Arc<Socket>),
     /// Nor go on with what is being set up: end the thread.
     Stop,
 }
@@ -272,6 +274,13 @@ impl Setup {
                     None => self.seek(id),
                 }),
                 Message::StopAccepting => self.stop_accepting(),
+                Message::Listen(listener) => {
+                    self.stop_accepting();
+                    let data = epoll::EventData::new_u64(LISTENER);
+                    // What fails here for want of memory shows as connections that wait.
+                    let _ = epoll::add(&self.epoll, &*listener, data, epoll::EventFlags::IN);
+                    self.listener = Some(listener);
+                }
                 Message::Stop => {
                     self.stop_accepting();
                     self.stopping = true;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::process::succeed;
+use super::process::{run, succeed};
 use super::sshd::Sshd;
 use super::tbot::{Start, Tbot};
 use super::wait::until;
@@ -51,6 +51,18 @@ impl Keys {
         let place = self.path(name);
         succeed(Command::new("cp").arg("-p").arg(&path).arg(&place));
         place
+    }
+
+    /// A library of C, for LD_PRELOAD.
+    pub fn library(&self, name: &str, lines: &str) -> PathBuf {
+        let source = self.write(&format!("{name}.c"), lines);
+        let library = self.path(&format!("{name}.so"));
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source);
+        succeed(cc.arg("-ldl"));
+        library
     }
 
     /// `ssh-keygen` with a passphrase and what kind of key.
@@ -172,4 +184,31 @@ pub fn ssh(tbot: &Tbot, sshd: &Sshd, host: &str, command: &str) -> Command {
     // Whoever asks something finds nobody.
     ssh.env_remove("DISPLAY");
     ssh
+}
+
+/// The identity that `onboarding` describes is unhealthy with this reason, which the log has too; the
+/// multiplexer is, having no certificate; and it stops at once nevertheless.
+#[track_caller]
+pub fn refused_with(onboarding: &str, reason: &str) {
+    let mut tbot = with_identity(onboarding, "", "").start();
+    let found = await_reason(&tbot, "identity");
+    assert!(
+        found.to_lowercase().contains(&reason.to_lowercase()) && !found.contains('\n'),
+        "{found:?} has {reason:?}"
+    );
+    let line = tbot.stderr.line("attempt 1 of 5: ");
+    assert!(
+        line.contains(" WARN identity: ") && line.ends_with(&found),
+        "{line:?} has {found:?}"
+    );
+    let (code, _, mux) = readyz(&tbot, "mux");
+    assert_eq!((code, mux.as_str()), (503, "there is no certificate yet"));
+    assert_eq!(
+        tbot.metric("tbot_identity_certificate_valid{service=\"identity\"}"),
+        0
+    );
+    let list = run(client(&tbot, "ssh-add").arg("-l"));
+    assert_eq!(list.stdout, "The agent has no identities.\n", "{list:?}");
+    tbot.signal(rustix::process::Signal::TERM);
+    assert!(tbot.exit().success());
 }

@@ -4,10 +4,12 @@
 // Every test file is a crate of its own and uses its part of this.
 #![allow(dead_code)]
 
+pub mod agent;
 pub mod black_hole;
 pub mod built;
 pub mod http;
 pub mod keys;
+pub mod output;
 pub mod process;
 pub mod procfs;
 pub mod readme;

@@ -51,6 +51,43 @@ pub fn threads(pid: Pid) -> Vec<String> {
         .collect()
 }
 
+/// How many of its threads `name` run or could.
+pub fn running(pid: Pid, name: &str) -> usize {
+    let stats = entries(pid, "task").into_iter();
+    let prefix = format!("({name}) R ");
+    let runs = |task: PathBuf| {
+        Some(
+            fs::read_to_string(task.join("stat"))
+                .ok()?
+                .contains(&prefix),
+        )
+    };
+    stats.filter_map(runs).filter(|runs| *runs).count()
+}
+
+/// The number of its thread `name`.
+pub fn thread(pid: Pid, name: &str) -> i32 {
+    let named = |task: &PathBuf| {
+        fs::read_to_string(task.join("comm")).is_ok_and(|found| found.trim_end() == name)
+    };
+    entries(pid, "task")
+        .into_iter()
+        .find(named)
+        .and_then(|task| task.file_name()?.to_str()?.parse().ok())
+        .unwrap_or_else(|| panic!("no thread {name}"))
+}
+
+/// Bytes of memory it has, and the most it ever had.
+pub fn memory(pid: Pid) -> (u64, u64) {
+    let status = fs::read_to_string(path(pid, "status")).expect("the process is there");
+    let kilobytes = |key: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let bytes = |key| kilobytes(key).expect("proc_pid_status(5)") * 1024;
+    (bytes("VmRSS:"), bytes("VmHWM:"))
+}
+
 /// Soft and hard limit of its open files.
 pub fn descriptor_limits(pid: Pid) -> (u64, u64) {
     let limits = fs::read_to_string(path(pid, "limits")).expect("the process is there");

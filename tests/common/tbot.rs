@@ -193,6 +193,12 @@ impl Tbot {
         self.destination.join("ssh_config")
     }
 
+    /// What its `known_hosts` holds.
+    pub fn known_hosts(&self) -> String {
+        let path = self.destination.join("known_hosts");
+        fs::read_to_string(path).expect("it is written")
+    }
+
     /// All metrics, as text.
     pub fn metrics(&self) -> String {
         let (status, body) = http::get(self.address(), "/metrics");

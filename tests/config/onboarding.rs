@@ -194,6 +194,10 @@ fn wrong_keys_of_ssh_ca_are_told_of() {
         "10.0.0.0/8 ::1",
         "::1/129",
         "10.0.0.1,",
+        "10.0.0.0/+8",
+        "10.0.0.0/",
+        "fe80::1%lo",
+        "",
     ] {
         refused(
             &format!("{CA}, critical_options: {{ source-address: '{address}' }}"),
@@ -203,6 +207,47 @@ fn wrong_keys_of_ssh_ca_are_told_of() {
             ),
         );
     }
+    for address in ["10.1.0.0/8", "::1,192.0.2.1/31", "fe80::1/64", "0.0.0.1/0"] {
+        let network = address.rsplit(',').next().expect("one at least");
+        let bits = network.rsplit('/').next().expect("one at least");
+        refused(
+            &format!("{CA}, critical_options: {{ source-address: '{address}' }}"),
+            &format!(
+                ".critical_options.source-address: {network:?} is no network, as its address goes on after \
+                 {bits} bits; servers would refuse the certificate"
+            ),
+        );
+    }
+    for name in ["a,b", " a", "a "] {
+        refused(
+            &format!("ca_key_path: /ca, principals: ['{name}']"),
+            &format!(
+                ".principals[0]: {name:?} is no name of a user; write each as an item of its own, as in \
+                 [deploy, root]"
+            ),
+        );
+    }
+    let many: Vec<String> = (0..257).map(|n| format!("u{n}")).collect();
+    refused(
+        &format!("ca_key_path: /ca, principals: [{}]", many.join(", ")),
+        ".principals: has 257 names, and servers refuse a certificate with more than 256",
+    );
+    refused(
+        &format!("{CA}, key_id: {}", "x".repeat(1025)),
+        ".key_id: is longer than 1024 bytes",
+    );
+    for name in ["@", "a@", "@b", "a b@c", "a@b c"] {
+        refused(
+            &format!("{CA}, extensions: [permit-pty, '{name}']"),
+            &format!(
+                ".extensions[1]: unknown extension {name:?} (allowed: permit-X11-forwarding, permit-agent-forwarding, permit-port-forwarding, permit-pty, permit-user-rc, and others as NAME@DOMAIN)"
+            ),
+        );
+    }
+    refused(
+        &format!("{CA}, extensions: [permit-pty, permit-pty]"),
+        ".extensions[1]: \"permit-pty\" is in the list already",
+    );
     refused(
         &format!("{CA}, critical_options: {{ force-command: '' }}"),
         ".critical_options.force-command: is empty; give a command, or leave it out",

@@ -107,7 +107,8 @@ impl Pool {
     /// Why a stream could not be opened now: a sentence.
     pub fn problem(&self) -> Option<String> {
         let thread = self.thread.as_ref()?;
-        relay::thread_problem("mux-masters", thread, &self.pulse).or_else(|| self.cluster.problem())
+        relay::thread_problem("mux-masters", thread, &self.pulse, &self.cluster.inbox)
+            .or_else(|| self.cluster.problem())
     }
 }
 

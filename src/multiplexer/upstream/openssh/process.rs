@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -82,7 +83,9 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        // Where the process ignores SIGCHLD, the kernel keeps no status for us (waitpid(2)).
+        let unknown = |_| Some(ExitStatus::from_raw(255 << 8));
+        self.child.try_wait().unwrap_or_else(unknown)
     }
 
     /// Asks it to end, or makes it.

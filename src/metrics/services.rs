@@ -1,0 +1,186 @@
+//! How services, their tasks and their certificates are.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, Result, exponential_buckets,
+};
+
+use super::add;
+use crate::readyz::{self, Status};
+
+/// Adds `tbot_service_status` with the labels `service` and `status`: 1 for the status each service has
+/// at a scrape, as `/readyz` would show it, and 0 for the others.
+pub fn register_service_status(registry: &Registry, services: readyz::Registry) -> Result<()> {
+    let opts = Opts::new(
+        "tbot_service_status",
+        "1 for the status that a service has, 0 for the others.",
+    );
+    let status = IntGaugeVec::new(opts, &["service", "status"])?;
+    registry.register(Box::new(ServiceStatus { services, status }))
+}
+
+struct ServiceStatus {
+    services: readyz::Registry,
+    status: IntGaugeVec,
+}
+
+impl Collector for ServiceStatus {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.status.desc()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        for (name, service) in self.services.overall().services {
+            for (status, label) in [
+                (Status::Initializing, "initializing"),
+                (Status::Healthy, "healthy"),
+                (Status::Unhealthy, "unhealthy"),
+            ] {
+                let gauge = self.status.with_label_values(&[&*name, label]);
+                gauge.set((service.status == status).into());
+            }
+        }
+        self.status.collect()
+    }
+}
+
+/// The metrics of one task of one service.
+#[derive(Clone, Debug)]
+pub struct TaskMetrics {
+    /// Iterations, not counting retries.
+    pub iterations: IntCounter,
+    /// Iterations that succeeded, by the number of retries they took.
+    pub successful: Histogram,
+    /// Iterations that failed with their last retry.
+    ///
+    /// A gauge that only grows: its established name has no `_total`, which the text format's own
+    /// checker (`promtool check metrics`) demands of a counter. Queries see no difference.
+    pub failed: IntGauge,
+    /// Seconds one iteration took with its retries.
+    pub duration: Histogram,
+}
+
+/// The task metrics of a program, by `service` and `name`.
+#[derive(Clone, Debug)]
+pub struct TaskMetricsFamily {
+    iterations: IntCounterVec,
+    successful: HistogramVec,
+    failed: IntGaugeVec,
+    duration: HistogramVec,
+}
+
+impl TaskMetricsFamily {
+    /// Creates and registers the four families, without a task yet.
+    pub fn register(registry: &Registry) -> Result<Self> {
+        const LABELS: &[&str] = &["service", "name"];
+        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), LABELS);
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LABELS)
+        };
+        let seconds = exponential_buckets(0.1, 1.75, 6)?;
+        Ok(Self {
+            iterations: add(
+                registry,
+                counter(
+                    "tbot_task_iterations_total",
+                    "Task iterations, not counting retries.",
+                ),
+            )?,
+            successful: add(
+                registry,
+                histogram(
+                    "tbot_task_iterations_successful",
+                    "Task iterations that succeeded, by the number of retries they took.",
+                    vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+                ),
+            )?,
+            failed: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "tbot_task_iterations_failed",
+                        "Task iterations that ultimately failed.",
+                    ),
+                    LABELS,
+                ),
+            )?,
+            duration: add(
+                registry,
+                histogram(
+                    "tbot_task_iteration_duration_seconds",
+                    "Time of one task iteration with its retries.",
+                    seconds,
+                ),
+            )?,
+        })
+    }
+
+    /// The handles of one task.
+    pub fn task(&self, service: &str, name: &str) -> TaskMetrics {
+        let labels = &[service, name];
+        TaskMetrics {
+            iterations: self.iterations.with_label_values(labels),
+            successful: self.successful.with_label_values(labels),
+            failed: self.failed.with_label_values(labels),
+            duration: self.duration.with_label_values(labels),
+        }
+    }
+}
+
+/// Until when the credentials of identities are valid, and whether they are, as of each scrape.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityMetrics {
+    validities: std::sync::Arc<std::sync::RwLock<Vec<(String, crate::readyz::Validity)>>>,
+    expiry: IntGaugeVec,
+    valid: IntGaugeVec,
+}
+
+#[cfg(feature = "cli")]
+impl IdentityMetrics {
+    /// Creates and registers them, without an identity yet.
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
+        let family = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+        let metrics = Self {
+            validities: std::sync::Arc::default(),
+            expiry: family(
+                "tbot_identity_certificate_expiry_timestamp_seconds",
+                "End of the certificate's validity since unix epoch; 0 before the first one.",
+            )?,
+            valid: family(
+                "tbot_identity_certificate_valid",
+                "Whether the certificate is valid now, 1 or 0.",
+            )?,
+        };
+        registry.register(Box::new(metrics.clone()))?;
+        Ok(metrics)
+    }
+
+    /// From now on this one is shown, too.
+    pub(crate) fn add(&self, service: &str, validity: crate::readyz::Validity) {
+        // Nothing panics while it is held.
+        let list = self.validities.write();
+        let mut list = list.unwrap_or_else(std::sync::PoisonError::into_inner);
+        list.push((service.to_owned(), validity));
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Collector for IdentityMetrics {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        [self.expiry.desc(), self.valid.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        let now = std::time::SystemTime::now();
+        let list = self.validities.read();
+        for (service, validity) in &*list.unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let end = i64::try_from(validity.end()).unwrap_or(i64::MAX);
+            self.expiry.with_label_values(&[service]).set(end);
+            let valid = validity.problem(now).is_none();
+            self.valid.with_label_values(&[service]).set(valid.into());
+        }
+        [self.expiry.collect(), self.valid.collect()].concat()
+    }
+}
