@@ -307,6 +307,54 @@ fn a_lost_bastion_ends_streams_as_errors_and_is_found_again() {
 }
 
 #[test]
+fn a_silent_bastion_is_given_up() {
+    let (bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = through(&bastion, "");
+    let mut stream = dial(&tbot, echo.address);
+    assert_echoes(&mut stream, b"up");
+    bastion.freeze_sessions();
+    assert_refused(&mut stream);
+    let line = tbot.stderr.line("was lost: ssh says: ");
+    assert!(line.contains("not responding"), "{line}");
+    assert_echoes(&mut dial(&tbot, echo.address), b"on another connection");
+    tbot.await_counts(Counts {
+        started: 2,
+        ok: 1,
+        error: 1,
+        in_flight: 0,
+    });
+}
+
+#[test]
+fn a_crowd_at_once_is_served_and_leaves_no_descriptor() {
+    const CROWD: usize = 300;
+    common::raise_descriptor_limit();
+    let (bastion, echo, closed) = (Sshd::start(), Server::echo(), ClosedPort::new());
+    let tbot = through(&bastion, "    max_streams_per_connection: 1000\n");
+    assert_echoes(&mut dial(&tbot, echo.address), b"first");
+    tbot.await_ended(1);
+    let master = masters(&tbot)[0];
+    let before = (procfs::descriptors(tbot.pid()), procfs::descriptors(master));
+    // More than the queue of a control socket holds.
+    let mut streams: Vec<_> = (0..CROWD).map(|_| dial(&tbot, echo.address)).collect();
+    let refused: Vec<_> = (0..CROWD).map(|_| dial(&tbot, closed.address)).collect();
+    for stream in &mut streams {
+        assert_echoes(stream, b"up");
+    }
+    for mut stream in refused {
+        assert_refused(&mut stream);
+    }
+    assert_eq!(tbot.refused("refused"), CROWD as u64);
+    drop(streams);
+    tbot.await_ended(1 + 2 * CROWD as u64);
+    assert_eq!(tbot.counts().ok, 1 + CROWD as u64);
+    tbot.await_descriptors(before.0 + 2);
+    until("ssh's descriptors are closed", || {
+        (procfs::descriptors(master) <= before.1).then_some(())
+    });
+}
+
+#[test]
 fn no_ssh_outlives_tbot_however_that_ends() {
     let (bastion, echo) = (Sshd::start(), Server::echo());
     for signal in [Signal::KILL, Signal::TERM] {

@@ -155,6 +155,13 @@ impl Sshd {
         self.directory.path().join(name)
     }
 
+    /// Stops all its sessions, which then say nothing.
+    pub fn freeze_sessions(&self) {
+        for pid in procfs::descendants(self.process.pid()) {
+            kill_process(pid, Signal::STOP).ok();
+        }
+    }
+
     /// They have process groups of their own, so their parents lead to them.
     fn kill_sessions(&self) {
         for pid in procfs::descendants(self.process.pid()) {

@@ -175,11 +175,14 @@ impl Cluster {
         state.ready.retain(|ready| !Arc::ptr_eq(ready, master));
     }
 
-    /// An attempt failed, or a master was lost, and there will be no other at once: those who wait
-    /// are told, and those who come, if none is ready.
+    /// An attempt failed, and there will be no other at once: if none is ready, those who wait are told, and
+    /// those who come.
     pub fn fail(&self, reason: Down, sentence: &str) {
         let failure = Failure::new(reason.refusal(), sentence);
         let mut state = self.lock();
+        if !state.ready.is_empty() {
+            return;
+        }
         state.down = Some(failure.clone());
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);

@@ -18,7 +18,7 @@ use crate::multiplexer::relay::{Link, Pair, Relay};
 use crate::multiplexer::upstream::direct::Dial;
 
 /// What is sent and not acknowledged for so long is lost: as with ssh's own keepalives.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// Why a master is none: what kind, and a sentence without its subject.
 pub type Problem = (Down, String);

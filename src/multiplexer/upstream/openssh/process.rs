@@ -135,9 +135,9 @@ impl Login {
             "ProxyUseFdpass=no",
             "BatchMode=yes",
             "ControlPersist=no",
-            // Silence ends it after half a minute.
-            "ServerAliveInterval=10",
-            "ServerAliveCountMax=2",
+            // Silence ends it after 15 to 20 s.
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=3",
             "ClearAllForwardings=yes",
             "ForwardAgent=no",
             "ForwardX11=no",

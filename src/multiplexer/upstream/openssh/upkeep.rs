@@ -185,7 +185,8 @@ impl Keeper {
             wanted = wanted.max(1);
         }
         for _ in starting..MOST_STARTING.min(starting + wanted) {
-            if self.masters.len() < MOST_MASTERS {
+            // One that fails at once is reason enough to pause.
+            if self.masters.len() < MOST_MASTERS && now >= self.next_start {
                 self.start(generation);
             }
         }
