@@ -355,6 +355,52 @@ fn a_crowd_at_once_is_served_and_leaves_no_descriptor() {
 }
 
 #[test]
+fn a_bastion_that_says_nothing_hangs_nobody() {
+    let mute = Server::start(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let key = Sshd::start();
+    let tbot = behind(mute.address, &(login(&key) + "    connect_timeout: 1s\n")).start();
+    let line = refusal(&tbot, "127.0.0.1:1");
+    assert!(line.contains("connecting to the bastion"), "{line}");
+    await_reason(&tbot, "there was no login within 31s");
+    // Who comes now need not wait for that.
+    let line = refusal(&tbot, "127.0.0.1:1");
+    assert!(line.contains("there was no login within 31s"), "{line}");
+    assert_eq!(tbot.refused("bastion_down"), 2);
+}
+
+#[test]
+fn a_target_s_first_byte_waits_for_no_delayed_acknowledgement() {
+    let (bastion, greeting) = (Sshd::start(), Server::greeting());
+    let tbot = through(&bastion, "");
+    let mut times: Vec<_> = (0..60)
+        .map(|_| {
+            let begun = std::time::Instant::now();
+            let mut stream = dial(&tbot, greeting.address);
+            stream.read_exact(&mut [0]).expect("it greets");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    // The kernel's clock for it is 40 ms at least.
+    assert!(times[30].as_millis() < 35, "{times:?}");
+}
+
+#[test]
+fn a_low_limit_of_descriptors_is_told_and_kept_to() {
+    let (bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = behind(bastion.address, &login(&bastion))
+        .through(&["prlimit", "--nofile=110:110"])
+        .start();
+    tbot.stderr
+        .line("carries at most 26 streams instead of 100, by the limit of 110");
+    await_healthy(&tbot, "mux");
+    let mut streams: Vec<_> = (0..18).map(|_| dial(&tbot, echo.address)).collect();
+    for stream in &mut streams {
+        assert_echoes(stream, b"up");
+    }
+}
+
+#[test]
 fn no_ssh_outlives_tbot_however_that_ends() {
     let (bastion, echo) = (Sshd::start(), Server::echo());
     for signal in [Signal::KILL, Signal::TERM] {

@@ -52,13 +52,16 @@ impl Down {
 }
 
 /// What a target may be refused for by way of a bastion.
-const OPEN_FAILURES: [Refusal; 8] = [
+const OPEN_FAILURES: [Refusal; 11] = [
     Refusal::Name,
     Refusal::Refused,
     Refusal::Unreachable,
     Refusal::Timeout,
     Refusal::Prohibited,
     Refusal::BastionDown,
+    Refusal::Auth,
+    Refusal::HostKey,
+    Refusal::Limit,
     Refusal::Gone,
     Refusal::Local,
 ];

@@ -89,9 +89,11 @@ impl Process {
     }
 
     /// Asks it to end, or makes it.
-    pub fn end(&self, how: Signal) {
-        // It is not waited for yet, so the number is its own.
-        let _ = kill_process(Pid::from_child(&self.child), how);
+    pub fn end(&mut self, how: Signal) {
+        // Once it was waited for, the number may be another's.
+        if self.ended().is_none() {
+            let _ = kill_process(Pid::from_child(&self.child), how);
+        }
     }
 }
 

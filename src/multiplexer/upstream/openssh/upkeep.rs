@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -195,10 +196,15 @@ impl Keeper {
     /// Ends a master that nobody needs.
     fn end(&mut self, id: u64) {
         if let Some(Master {
-            phase: Phase::Login(running) | Phase::Ready(running, _) | Phase::Retiring(running, _),
+            phase:
+                Phase::Login(mut running)
+                | Phase::Ready(mut running, _)
+                | Phase::Retiring(mut running, _),
             ..
         }) = self.masters.remove(&id)
         {
+            // Streams that end from now on were cut.
+            running.down.store(true, Ordering::Release);
             running.process.end(Signal::TERM);
             self.ending
                 .push((running.process, Instant::now() + PATIENCE));
