@@ -146,7 +146,7 @@ impl Cluster {
 
     /// How many masters there should be for that load: the next before the last is full, and one in any case.
     pub fn wanted(&self, load: Load) -> usize {
-        (load.streams * 5).div_ceil(self.most_streams * 4).max(1)
+        wanted(load.streams, self.most_streams)
     }
 
     pub fn load(&self) -> Load {
@@ -347,5 +347,30 @@ impl std::fmt::Debug for Cluster {
         f.debug_struct("Cluster")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+fn wanted(streams: usize, most: usize) -> usize {
+    (streams * 5).div_ceil(most * 4).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_is_wanted_before_the_last_is_full() {
+        for (streams, most, expected) in [
+            (0, 100, 1),
+            (80, 100, 1),
+            (81, 100, 2),
+            (160, 100, 2),
+            (161, 100, 3),
+            (10_000, 100, 125),
+            (1, 1, 2),
+            (0, 1, 1),
+        ] {
+            assert_eq!(wanted(streams, most), expected, "{streams} of {most}");
+        }
     }
 }

@@ -130,9 +130,11 @@ impl Login {
             words.extend(["-l".into(), user.into()]);
         }
         let mut options = vec![
-            // Newer than some: it would go to the background, where nobody would find it.
-            "IgnoreUnknown=ForkAfterAuthentication",
+            // Newer than some of ours: it would go to the background, where nobody would find it, or refuse to
+            // start.
+            "IgnoreUnknown=ForkAfterAuthentication,RemoteCommand",
             "ForkAfterAuthentication=no",
+            "RemoteCommand=none",
             "ProxyCommand=-",
             "ProxyUseFdpass=no",
             "BatchMode=yes",

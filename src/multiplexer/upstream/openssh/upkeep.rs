@@ -137,6 +137,9 @@ impl Keeper {
                 continue;
             };
             if tick {
+                if now.saturating_duration_since(master.began) >= SHORT {
+                    self.failures = 0;
+                }
                 let idle = master.idle.unwrap_or(now);
                 master.idle = (!ready.was_used()).then_some(idle);
             }
@@ -244,7 +247,8 @@ impl Keeper {
         self.again = true;
         if lived >= SHORT && was_ready {
             self.failures = 0;
-            self.next_start = Instant::now();
+            // At once, but not all who lost it in the same moment.
+            self.next_start = Instant::now() + pause(0) / 4;
         } else {
             self.next_start = Instant::now() + pause(self.failures);
             self.failures = self.failures.saturating_add(1);
