@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 
 use crate::common::keys::{Keys, await_healthy, with_identity};
 use crate::common::process::{Process, run, succeed};
@@ -9,7 +10,9 @@ use crate::common::procfs;
 use crate::common::server::{ClosedPort, Server};
 use crate::common::sshd::Sshd;
 use crate::common::tbot::{Counts, Start};
-use crate::common::v1::{assert_echoes, assert_refused, connect, dial, request, try_connect};
+use crate::common::v1::{
+    assert_echoes, assert_refused, connect, dial, read_to_end, request, try_connect,
+};
 use crate::common::wait::until;
 use crate::{behind, cluster, login, masters, state, through};
 
@@ -111,6 +114,29 @@ fn what_follows_the_request_reaches_the_target_whole() {
     }
     tbot.await_ended(3);
     assert_eq!(tbot.counts().ok, 3);
+}
+
+#[test]
+fn either_side_may_end_first() {
+    let bastion = Sshd::start();
+    let tbot = through(&bastion, "");
+    let farewell = Server::start(|mut stream| {
+        stream.write_all(b"bye").ok();
+    });
+    let mut stream = dial(&tbot, farewell.address);
+    assert_eq!(read_to_end(&mut stream), b"bye");
+    // What the client has sent is delivered, and the answer to it.
+    let counting = Server::counting();
+    let mut stream = dial(&tbot, counting.address);
+    stream.write_all(&[7; 100_000]).expect("it is read");
+    stream.shutdown(Shutdown::Write).expect("it is open");
+    assert_eq!(read_to_end(&mut stream), b"100000");
+    drop(stream);
+    tbot.await_counts(Counts {
+        started: 2,
+        ok: 2,
+        ..Counts::default()
+    });
 }
 
 #[test]

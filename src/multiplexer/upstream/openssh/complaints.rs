@@ -27,8 +27,8 @@ const MOST_LINES: usize = 40;
 /// Lines that tell of nothing wrong.
 const NEWS: [&str; 3] = ["debug", "Authenticated to ", "Warning: Permanently added "];
 
-/// Refusals that nobody has asked for yet. All whose target is known are taken at once.
-const MOST_REFUSALS: usize = 128;
+/// Refusals that nobody has asked for yet: a stream has one at most, and a master 1000 streams.
+const MOST_REFUSALS: usize = 1024;
 
 /// Channels at once, and then some: a stream has two.
 const MOST_CHANNELS: usize = 4096;
@@ -139,7 +139,7 @@ impl Complaints {
             .and_then(|place| self.refusals.remove(place));
         let Some((_, why)) = why else {
             let message = "the bastion refused it and did not say why";
-            return Failure::new(Refusal::Prohibited, message);
+            return Failure::new(Refusal::Unreachable, message);
         };
         refusal_of(&why)
     }

@@ -100,6 +100,9 @@ impl Running {
                 std::io::ErrorKind::NotFound if cluster.control.path().exists() => {
                     "there is no ssh in PATH: install OpenSSH's client".into()
                 }
+                std::io::ErrorKind::NotFound => {
+                    format!("{} is gone: restart tbot", cluster.control.path().display())
+                }
                 _ => format!("cannot run ssh: {}", plain(error)),
             })
         })?;
