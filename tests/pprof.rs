@@ -340,7 +340,7 @@ fn every_thread_is_shown_with_its_stack() {
         assert!(block.contains("CPU "), "{block}");
     }
     #[cfg(feature = "lines")]
-    assert!(text.contains("src/bot.rs:"), "{text}");
+    assert!(text.contains("src/bot/mod.rs:"), "{text}");
     assert!(text.contains("[sleeping, futex"), "{text}");
     assert!(
         text.contains("epoll_pwait") || text.contains("epoll_wait"),
