@@ -140,6 +140,26 @@ fn either_side_may_end_first() {
 }
 
 #[test]
+fn the_bastion_s_host_names_the_cluster_and_is_cut_off_as_it_is() {
+    let (bastion, target) = (Sshd::start(), Sshd::start());
+    for (name, host) in [
+        ("", "127.0.0.1.127.0.0.1"),
+        ("    cluster_name: prod\n", "127.0.0.1.prod"),
+    ] {
+        let run = format!("proxy_server: '{}'", bastion.address);
+        let tbot = with_identity("", &run, &(login(&bastion) + name)).start();
+        await_healthy(&tbot, "mux");
+        let mut ssh = target.ssh_to(&tbot.ssh_config(), host);
+        assert_eq!(succeed(ssh.arg("echo in")), "in\n");
+        let by_host = format!("127.0.0.1.127.0.0.1:{}", target.address.port());
+        let mut stream = dial(&tbot, by_host);
+        stream.read_exact(&mut [0; 8]).expect("the target greets");
+        drop(stream);
+        assert_eq!(tbot.await_ended(2).ok, 2);
+    }
+}
+
+#[test]
 fn a_full_connection_has_a_successor_before_it_is_full() {
     let (bastion, echo) = (Sshd::start(), Server::echo());
     let tbot = through(&bastion, "    max_streams_per_connection: 4\n");
