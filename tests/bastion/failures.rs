@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::common;
 use crate::common::black_hole::BlackHole;
 use crate::common::keys::{Keys, await_healthy};
 use crate::common::server::{ClosedPort, Server};
@@ -144,13 +145,31 @@ fn why_there_is_no_connection_is_in_readyz_and_on_the_user_s_stderr() {
         let tbot = behind(address, &lines).start();
         assert_down(&tbot, reason, down, refused);
     }
+    let keys = Keys::new();
+    let (open, none) = (keys.write("open", "no key"), keys.path("none"));
+    common::set_mode(&open, 0o644);
+    for (key, reason) in [
+        (&none, "no such identity: "),
+        (&open, "bad permissions"),
+        // Nobody is asked for the passphrase.
+        (
+            &keys.generate("locked", &["-t", "ed25519"], "secret"),
+            "Permission denied",
+        ),
+    ] {
+        let lines = login.replace(
+            &bastion.file("client_key").display().to_string(),
+            &key.display().to_string(),
+        );
+        let tbot = behind(bastion.address, &lines).start();
+        assert_down(&tbot, reason, "auth", "auth");
+    }
     let tbot = behind("no-such-host.invalid:22", &login).start();
     assert_down(&tbot, "its name: ", "name", "bastion_down");
     let tbot = behind(bastion.address, &login)
         .env("PATH", "/nowhere")
         .start();
     assert_down(&tbot, "there is no ssh in PATH", "local", "local");
-    let keys = Keys::new();
     keys.script(
         "ssh",
         "echo 'OpenSSH_6.6.1p1, OpenSSL 1.0.1e-fips 11 Feb 2013' >&2; exit 255",

@@ -253,14 +253,18 @@ fn users_configure_what_else_ssh_can_do() {
 fn an_awkward_destination_works() {
     let (bastion, echo) = (Sshd::start(), Server::echo());
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    for name in ["it's 5% of \"$HOME\"", &"long".repeat(40)] {
+    for name in ["%d\"' of \"$HOME\"", &"long".repeat(40)] {
         let path = directory.path().join(name);
         let run = format!("proxy_server: '{}'", bastion.address);
+        let key = directory.path().join(format!("{} key", name.split_at(4).0));
+        fs::copy(bastion.file("client_key"), &key).expect("it is there");
+        let own = bastion.file("client_key").display().to_string();
+        let quoted = format!("'{}'", key.display().to_string().replace('\'', "''"));
         let yaml = format!(
             "version: v2\n{run}\nservices:\n  - type: ssh-multiplexer\n    name: mux\n    destination: {{ type: \
              directory, path: '{}' }}\n{}",
             path.display().to_string().replace('\'', "''"),
-            login(&bastion)
+            login(&bastion).replace(&own, &quoted)
         );
         let tbot = Start::config(|_| yaml).destination(path).start();
         await_healthy(&tbot, "mux");

@@ -189,7 +189,11 @@ impl Complaints {
         }
         for part in ["Permission denied (", "Too many authentication failures"] {
             if let Some(line) = find(part) {
-                return Some((Down::Auth, format!("it refused the login: {line}")));
+                // Without a key, for which there may be a reason here.
+                let about_key = ["no such identity: ", "Load key ", "sign_and_send_pubkey: "];
+                let why = about_key.iter().find_map(|part| find(part));
+                let why = why.map_or_else(String::new, |why| format!("; {why}"));
+                return Some((Down::Auth, format!("it refused the login: {line}{why}")));
             }
         }
         let local = [

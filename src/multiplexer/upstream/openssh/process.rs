@@ -160,8 +160,14 @@ impl Login {
             ]);
         }
         let agent = format!("IdentityAgent={AGENT}");
-        if identity_file.is_some() {
-            options.extend(["IdentitiesOnly=yes", "IdentityAgent=none"]);
+        // Not by -i: that is ignored where the file is missing, and ssh's default keys are tried.
+        let file = identity_file.as_ref().map(|file| {
+            let file = file.to_string_lossy().replace('%', "%%");
+            let file = file.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("IdentityFile=\"{file}\"")
+        });
+        if let Some(file) = &file {
+            options.extend(["IdentitiesOnly=yes", "IdentityAgent=none", file]);
         } else if self.has_agent {
             options.push(&agent);
             if ssh_config_path.is_none() {
@@ -170,9 +176,6 @@ impl Login {
         }
         for option in options {
             words.extend(["-o".into(), option.into()]);
-        }
-        if let Some(file) = identity_file {
-            words.extend(["-i".into(), file.into()]);
         }
         words.extend(["--".into(), host.into()]);
         words
