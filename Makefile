@@ -21,7 +21,11 @@ STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
 	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
 
-# Each feature alone, and none.
+# Most of the tests wait most of the time.
+export RUST_TEST_THREADS ?= 4
+
+# Each feature alone, and none. Tests that take their time and differ by no feature ask for `pprof`, too, and so run
+# with the default ones only.
 FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
 .PHONY: help build run static reproducible dist test soak lint tools clean

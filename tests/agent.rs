@@ -1,5 +1,5 @@
 //! The agent, with OpenSSH's clients and Paramiko.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The agent and clients that misbehave: what they may cost, and whom they may not delay.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! A clock that is set while tbot runs, and a machine that has slept: noticed at once, told, and answered by a
 //! renewal.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

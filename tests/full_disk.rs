@@ -1,6 +1,6 @@
 //! A destination on a disk that is full or may not be written to: what was there stays whole, the reason is told,
 //! and with room again all is well again.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

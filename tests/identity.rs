@@ -1,5 +1,5 @@
 //! Where an identity's keys and certificates come from, with OpenSSH's ssh-keygen, ssh and sshd.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

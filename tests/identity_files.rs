@@ -1,5 +1,5 @@
 //! The output service `identity`: credentials in files, for clients without an agent.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

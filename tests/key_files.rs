@@ -1,5 +1,5 @@
 //! Files with keys and certificates that are not right: each is told of, and none hangs or breaks tbot.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

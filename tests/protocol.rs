@@ -1,5 +1,5 @@
 //! The v1 protocol over the socket: requests, the bytes behind them, and refusals.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The proxy command as ssh runs it: against a real listener, with a socket for its stdout.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod program;
 

@@ -1,5 +1,5 @@
 //! `/readyz` says whether a client that connected now would be served, without being told.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

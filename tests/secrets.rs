@@ -1,5 +1,5 @@
 //! Secrets stay in memory as long as they are needed, and go nowhere else.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

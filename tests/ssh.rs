@@ -1,5 +1,5 @@
 //! Real `ssh`, `scp` and `sftp` to a real `sshd` through the multiplexer.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Waiting for events, always with an end.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// The longest any test waits for what must come. It says nothing of speed: a machine with 2 busy
@@ -32,5 +33,35 @@ pub fn finishes<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send +
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("not within {PATIENCE:?}: {what}"),
         Err(mpsc::RecvTimeoutError::Disconnected) => panic!("panicked: {what}"),
+    }
+}
+
+/// Looks how long this machine keeps a thread waiting that wants to run: where a test is about seconds, a machine
+/// that stands still for one says nothing of the program.
+pub struct Stalls {
+    longest: Arc<AtomicU64>,
+}
+
+impl Stalls {
+    pub fn watch() -> Self {
+        let longest = Arc::<AtomicU64>::default();
+        let seen = Arc::downgrade(&longest);
+        std::thread::spawn(move || {
+            const STEP: Duration = Duration::from_millis(20);
+            let mut last = Instant::now();
+            while let Some(longest) = seen.upgrade() {
+                std::thread::sleep(STEP);
+                let late = last.elapsed().saturating_sub(STEP).as_millis() as u64;
+                longest.fetch_max(late, Ordering::Relaxed);
+                last = Instant::now();
+            }
+        });
+        Self { longest }
+    }
+
+    /// The longest since the last question.
+    pub fn longest(&self) -> Duration {
+        let longest = self.longest.swap(0, Ordering::Relaxed);
+        Duration::from_millis(longest)
     }
 }
