@@ -183,6 +183,25 @@ fn a_full_connection_has_a_successor_before_it_is_full() {
 }
 
 #[test]
+fn a_stream_that_is_over_in_a_moment_counts_as_ok() {
+    const EACH: u64 = 400;
+    let (bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = through(&bastion, "");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                (0..EACH).for_each(|_| assert_echoes(&mut dial(&tbot, echo.address), b"x"));
+            });
+        }
+    });
+    tbot.await_counts(Counts {
+        started: 4 * EACH,
+        ok: 4 * EACH,
+        ..Counts::default()
+    });
+}
+
+#[test]
 fn a_crowd_at_once_is_served_and_leaves_no_descriptor() {
     const CROWD: usize = 300;
     crate::common::raise_descriptor_limit();

@@ -335,6 +335,7 @@ mod tests {
             assert!((middle / 2..=middle * 3 / 2).contains(&pause(failures)));
         }
     }
+
     #[test]
     fn many_connections_lost_at_once_are_one_failure() {
         let mut now = Instant::now();
