@@ -243,8 +243,8 @@ fn a_target_s_first_byte_waits_for_no_delayed_acknowledgement() {
         })
         .collect();
     times.sort();
-    // The kernel's clock for it is 40 ms at least.
-    assert!(times[30].as_millis() < 35, "{times:?}");
+    // The kernel's clock for it is 40 ms at least, and with it nearly all took that; a busy machine delays some.
+    assert!(times[20].as_millis() < 35, "{times:?}");
 }
 
 #[test]
