@@ -379,6 +379,8 @@ impl Setup {
 
     /// Its client sent something or went away.
     fn on_client(&mut self, id: u64) {
+        // Its stream may have been opened, have served it and be over: epoll tells of that in any order.
+        self.on_opening(id);
         let Some(pending) = self.pending.get_mut(&id) else {
             return;
         };

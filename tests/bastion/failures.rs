@@ -15,7 +15,7 @@ use crate::{await_reason, behind, cluster, login, masters, refusal, through};
 #[test]
 fn a_silent_target_delays_no_other_and_ends_by_our_clock() {
     let (bastion, echo, hole) = (Sshd::start(), Server::echo(), BlackHole::open());
-    let tbot = through(&bastion, "    connect_timeout: 3s\n");
+    let tbot = through(&bastion, "    connect_timeout: 6s\n");
     let mut silent: Vec<_> = (0..20)
         .map(|_| dial_with_stderr(&tbot, hole.address))
         .collect();
@@ -29,7 +29,7 @@ fn a_silent_target_delays_no_other_and_ends_by_our_clock() {
         assert_refused(&mut stream);
         let line = errors.one_line();
         assert!(
-            line.contains(&hole.address.to_string()) && line.contains("within 3s"),
+            line.contains(&hole.address.to_string()) && line.contains("within 6s"),
             "{line}"
         );
     }

@@ -57,6 +57,9 @@ fn a_lost_bastion_ends_streams_as_errors_and_is_found_again() {
         error: 1,
         ..Counts::default()
     });
+    // ssh's last lines are what it has counted.
+    let line = tbot.stderr.line("was lost: ssh says: ");
+    assert!(!line.contains("Bytes per second"), "{line}");
     await_reason(&tbot, "connection refused by 127.0.0.1");
     let line = refusal(&tbot, echo.address);
     assert!(line.contains("connection refused by 127.0.0.1"), "{line}");
@@ -163,4 +166,48 @@ fn connections_end_within_the_grace_at_a_stop() {
     assert!(!tbot.stderr.so_far().contains("still open"));
     let left = fs::read_dir(tbot.destination.join(".masters")).expect("it is there");
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_control_directory_that_was_taken_away_cuts_no_stream() {
+    let (bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = through(&bastion, "");
+    let mut stream = dial(&tbot, echo.address);
+    assert_echoes(&mut stream, b"up");
+    let before = masters(&tbot);
+    fs::remove_dir_all(tbot.destination.join(".masters")).expect("it is there");
+    let line = refusal(&tbot, echo.address);
+    assert!(line.contains("is gone: restart tbot"), "{line}");
+    until("the old one is set aside", || {
+        (state(&tbot, "retiring") == 1).then_some(())
+    });
+    assert_echoes(&mut stream, b"not cut");
+    assert_eq!(masters(&tbot), before);
+    drop(stream);
+    tbot.await_counts(Counts {
+        started: 2,
+        ok: 1,
+        error: 1,
+        in_flight: 0,
+    });
+    until("nothing of ssh is left", || {
+        masters(&tbot).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_hanging_ssh_whose_bastion_is_gone_is_given_up() {
+    let (mut bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = through(&bastion, "");
+    let mut stream = dial(&tbot, echo.address);
+    assert_echoes(&mut stream, b"up");
+    kill_process(masters(&tbot)[0], Signal::STOP).expect("it runs");
+    bastion.kill();
+    assert_refused(&mut stream);
+    await_reason(&tbot, "connection refused by 127.0.0.1");
+    tbot.await_counts(Counts {
+        started: 1,
+        error: 1,
+        ..Counts::default()
+    });
 }

@@ -25,7 +25,14 @@ const LONGEST: usize = 1024;
 const MOST_LINES: usize = 40;
 
 /// Lines that tell of nothing wrong.
-const NEWS: [&str; 3] = ["debug", "Authenticated to ", "Warning: Permanently added "];
+const NEWS: [&str; 5] = [
+    "debug",
+    "Authenticated to ",
+    "Warning: Permanently added ",
+    // What it counted, which it says last.
+    "Transferred: ",
+    "Bytes per second: ",
+];
 
 /// Refusals that nobody has asked for yet: a stream has one at most, and a master 1000 streams.
 const MOST_REFUSALS: usize = 1024;

@@ -33,6 +33,8 @@ pub struct Master {
     pub idle: Option<Instant>,
     /// Something was heard of its end.
     pub suspect: bool,
+    /// Since when it was to have ended: its control socket or its link is gone.
+    pub overdue: Option<Instant>,
 }
 
 pub enum Phase {
@@ -63,6 +65,7 @@ impl Master {
             generation,
             idle: None,
             suspect: false,
+            overdue: None,
         }
     }
 

@@ -38,6 +38,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(15);
 /// For an `ssh` to end by itself.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
+/// For one that nobody has told to, and whose last words are wanted.
+const OVERDUE: Duration = Duration::from_secs(3);
+
 impl Keeper {
     /// Looks after every master, and whether more are wanted.
     pub fn look(&mut self, now: Instant) {
@@ -110,11 +113,26 @@ impl Keeper {
                 ended.or_else(|| late("there was no login", self.dial_timeout + LOGIN))
             }
             Phase::Ready(running, ready) if ready.is_retiring() => {
-                // A stream found it so, and the process may not be quite gone.
-                let gone = || (Down::Lost, "ssh does not listen any more".into());
-                Some(running.ended().unwrap_or_else(gone))
+                // A stream found that it does not listen: mostly because it ends just now.
+                let ended = running.ended();
+                self.again |= master.overdue.is_none();
+                let since = *master.overdue.get_or_insert(now);
+                master.suspect = true;
+                if ended.is_none() && now.saturating_duration_since(since) >= OVERDUE {
+                    return self.set_aside(id);
+                }
+                ended
             }
-            Phase::Ready(running, _) | Phase::Retiring(running, _) if suspect => running.ended(),
+            Phase::Ready(running, _) | Phase::Retiring(running, _) if suspect => {
+                let ended = running.ended();
+                if ended.is_none() && running.down.load(Ordering::Acquire) {
+                    let since = *master.overdue.get_or_insert(now);
+                    let hangs = || (Down::Lost, "it has closed it, and ssh hangs".into());
+                    (now.saturating_duration_since(since) >= OVERDUE).then(hangs)
+                } else {
+                    ended
+                }
+            }
             Phase::Retiring(_, ready) if ready.streams() == 0 => return self.end(id),
             _ => None,
         };
@@ -196,6 +214,22 @@ impl Keeper {
         }
     }
 
+    /// Lets a master that cannot be asked any more, but lives, carry its streams to their end.
+    fn set_aside(&mut self, id: u64) {
+        if let Some(mut master) = self.masters.remove(&id) {
+            if let Phase::Ready(running, ready) = master.phase {
+                let Cluster { name, bastion, .. } = &*self.cluster;
+                tracing::warn!(
+                    "cluster {name}: a connection to the bastion {bastion} takes no more streams, as its control \
+                     socket was taken away; those it has go on"
+                );
+                master.phase = Phase::Retiring(running, ready);
+            }
+            (master.suspect, master.overdue) = (false, None);
+            self.masters.insert(id, master);
+        }
+    }
+
     /// Ends a master that nobody needs.
     fn end(&mut self, id: u64) {
         if let Some(Master {
@@ -245,13 +279,13 @@ impl Keeper {
             return;
         }
         self.again = true;
+        let now = Instant::now();
         if lived >= SHORT && was_ready {
             self.failures = 0;
             // At once, but not all who lost it in the same moment.
-            self.next_start = Instant::now() + pause(0) / 4;
+            self.next_start = now + pause(0) / 4;
         } else {
-            self.next_start = Instant::now() + pause(self.failures);
-            self.failures = self.failures.saturating_add(1);
+            fall_back(&mut self.failures, &mut self.next_start, now);
         }
         match was_ready {
             // It has worked: who comes waits for the next one.
@@ -274,6 +308,14 @@ impl Keeper {
     }
 }
 
+/// Counts a failure, unless there is a pause already: many that are lost at once are one.
+fn fall_back(failures: &mut u32, next_start: &mut Instant, now: Instant) {
+    if now >= *next_start {
+        *next_start = now + pause(*failures);
+        *failures = failures.saturating_add(1);
+    }
+}
+
 /// After so many failures; half to one and a half of it, so that many tbots that lost one bastion do not come
 /// back together.
 fn pause(failures: u32) -> Duration {
@@ -291,6 +333,20 @@ mod tests {
         for failures in [0, 1, 5, 6, 40, u32::MAX] {
             let middle = (FIRST_PAUSE * 2_u32.pow(failures.min(6))).min(LAST_PAUSE);
             assert!((middle / 2..=middle * 3 / 2).contains(&pause(failures)));
+        }
+    }
+
+    #[test]
+    fn many_connections_lost_at_once_are_one_failure() {
+        let mut now = Instant::now();
+        let (mut failures, mut next_start) = (0, now);
+        for round in 0..3 {
+            for _ in 0..50 {
+                fall_back(&mut failures, &mut next_start, now);
+            }
+            assert_eq!(failures, round + 1);
+            assert!(next_start <= now + FIRST_PAUSE * 2_u32.pow(round) * 3 / 2);
+            now = next_start;
         }
     }
 }
