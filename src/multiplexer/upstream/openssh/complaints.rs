@@ -3,9 +3,11 @@
 //!
 //! It runs with `-v`, of which three lines tell whose refusal it is:
 //!
-//!     debug1: channel_connect_stdio_fwd: db1:22
-//!     debug1: channel 2: new stdio-forward [stdio-forward] (inactive timeout: 0)
-//!     channel 2: open failed: connect failed: Connection refused
+//! ```text
+//! debug1: channel_connect_stdio_fwd: db1:22
+//! debug1: channel 2: new stdio-forward [stdio-forward] (inactive timeout: 0)
+//! channel 2: open failed: connect failed: Connection refused
+//! ```
 //!
 //! They are written before the answer, so who reads them when it is there finds the reason.
 
