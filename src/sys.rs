@@ -43,7 +43,8 @@ pub fn lock_memory<T>(secret: &T) {
 }
 
 /// Runs `work` on secrets, and zeroes what it leaves behind: on the stack and, where [`Wiping`] allocates, in memory
-/// that it gives back, which crates that calculate with big numbers do not.
+/// that it gives back, which crates that calculate with big numbers do not. What it returns is moved with whatever lay
+/// in its unused room, such as that of an absent value: let it have none.
 #[cfg(feature = "identity")]
 pub fn leaving_nothing<T>(work: impl FnOnce() -> T) -> T {
     struct Until(bool);

@@ -28,8 +28,12 @@ const MAX_ROUNDS: u32 = 1000;
 
 /// A private key in memory, which is zeroed when it is dropped. It is never shown.
 pub struct Key {
-    /// In one place, as moving it would leave copies behind.
-    private: Box<PrivateKey>,
+    /// In one place, as moving it would leave copies behind; there until it is dropped.
+    secret: Option<Box<Secret>>,
+}
+
+struct Secret {
+    private: PrivateKey,
     /// What signs, of an RSA key.
     rsa: Option<RsaPrivateKey>,
 }
@@ -100,8 +104,6 @@ impl Key {
     }
 
     fn new(private: PrivateKey) -> Result<Self, String> {
-        let private = Box::new(private);
-        crate::sys::lock_memory(&*private);
         let rsa = match private.key_data() {
             KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) => None,
             KeypairData::Rsa(pair) => Some(rsa_key(pair)?),
@@ -112,27 +114,52 @@ impl Key {
                 ));
             }
         };
-        Ok(Self { private, rsa })
+        let secret = Box::new(Secret { private, rsa });
+        crate::sys::lock_memory(&*secret);
+        let secret = Some(secret);
+        Ok(Self { secret })
+    }
+
+    fn secret(&self) -> &Secret {
+        self.secret
+            .as_ref()
+            .expect("only dropping the key takes it")
     }
 
     /// It in OpenSSH's format, not encrypted.
     pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
-        let text = leaving_nothing(|| self.private.to_openssh(ssh_key::LineEnding::LF));
-        text.map_err(|error| format!("cannot write a key: {error}"))
+        leaving_nothing(|| {
+            let text = self.secret().private.to_openssh(ssh_key::LineEnding::LF);
+            text.map_err(|error| format!("cannot write a key: {error}"))
+        })
     }
 
     /// Its public half.
     pub fn public(&self) -> &PublicKey {
-        self.private.public_key()
+        self.secret().private.public_key()
     }
 
     /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
     pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
-        let signed = leaving_nothing(|| match &self.rsa {
-            Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
-            None => (self.private.key_data().try_sign(data)).map_err(|error| error.to_string()),
+        let signed = leaving_nothing(|| {
+            let Secret { private, rsa } = self.secret();
+            let signature = match rsa {
+                Some(key) => sign_rsa(key, data, hash.unwrap_or(HashAlg::Sha512)),
+                None => (private.key_data().try_sign(data)).map_err(|error| error.to_string()),
+            };
+            // As bytes, which have no unused room.
+            Vec::try_from(signature?).map_err(|error| error.to_string())
         });
-        signed.map_err(|error| format!("cannot sign: {error}"))
+        signed
+            .and_then(|bytes| Signature::try_from(&*bytes).map_err(|error| error.to_string()))
+            .map_err(|error| format!("cannot sign: {error}"))
+    }
+}
+
+/// With the unused room of a key, in which lies what moving it has left there.
+impl Drop for Key {
+    fn drop(&mut self) {
+        leaving_nothing(|| drop(self.secret.take()));
     }
 }
 
