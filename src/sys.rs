@@ -34,6 +34,37 @@ pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
     }
 }
 
+/// Has `command` start a process without a terminal, which may open as many files as the system allows, and
+/// which is killed when the calling thread ends, however that comes (PR_SET_PDEATHSIG in prctl(2)).
+#[cfg(feature = "multiplexer")]
+pub fn die_with_this_thread(command: &mut std::process::Command) {
+    use std::io::{Error, Result};
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let prepare = move || -> Result<()> {
+        // SAFETY: system calls on numbers and on a live `rlimit`, all of them async-signal-safe.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) != 0 {
+                return Err(Error::last_os_error());
+            }
+            // It may have ended before.
+            if libc::getppid() as u32 != parent {
+                return Err(Error::from_raw_os_error(libc::ESRCH));
+            }
+            // Nothing can be asked on a terminal, and its ^C is for us to act on.
+            libc::setsid();
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls, and neither locks nor allocates.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Keeps memory out of swap, where the system allows it (RLIMIT_MEMLOCK). It stays so until it is given back to
 /// the system: another secret may lie in the same page.
 #[cfg(feature = "identity")]

@@ -54,7 +54,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
             "[default: text] [env: TBOT_LOG_FORMAT]",
         ),
     ];
-    const START: [(&str, &str); 7] = [
+    const START: [(&str, &str); 8] = [
         (
             "    --diag-addr HOST:PORT",
             "[default: none, no listener] [env: TBOT_DIAG_ADDR]",
@@ -63,6 +63,10 @@ fn help_has_every_flag_with_its_default_and_variable() {
         ("    --renewal-interval DURATION", "[default: 20m]"),
         ("    --oneshot", "[default: false]"),
         ("    --pid-file PATH", "[default: none]"),
+        (
+            "    --proxy-server HOST:PORT",
+            "[default: none, targets are dialled] [env: TELEPORT_PROXY]",
+        ),
         ("    --shutdown-grace DURATION", "[default: 10s]"),
         ("    --storage memory:|PATH", "[default: memory:]"),
     ];
@@ -241,7 +245,6 @@ fn a_flag_of_the_original_is_told_why_not() {
     const LATER: &str =
         "is not in this version of tbot-rs: without it targets are dialled directly";
     for (flag, why) in [
-        ("--proxy-server", LATER),
         ("--proxy-templates-path", LATER),
         ("--token", CLUSTER),
         ("--join-method", CLUSTER),

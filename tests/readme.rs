@@ -161,7 +161,7 @@ fn has_word(text: &str, word: &str) -> bool {
 #[test]
 fn it_names_every_metric_and_no_other() {
     let keys = Keys::with_ca();
-    let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
+    let tbot = with_identity(&keys.ssh_ca("root"), "proxy_server: 127.0.0.1:1", "").start();
     let metrics = tbot.metrics();
     let families: BTreeSet<&str> = metrics
         .lines()

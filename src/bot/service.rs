@@ -74,6 +74,17 @@ pub(super) fn start(
     options.connect_timeout = settings.connect_timeout;
     options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
+    options.bastion = settings
+        .bastion
+        .as_ref()
+        .map(|bastion| multiplexer::Bastion {
+            host: bastion.server.host.clone(),
+            port: bastion.server.port,
+            user: bastion.user.clone(),
+            identity_file: bastion.identity_file.clone(),
+            ssh_config_path: bastion.ssh_config_path.clone(),
+            max_streams: bastion.max_streams_per_connection,
+        });
     options.host_ca.clone_from(&settings.host_ca);
     options.known_hosts.clone_from(&settings.known_hosts);
     options.identity = identity;

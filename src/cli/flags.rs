@@ -61,7 +61,7 @@ pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
 pub(super) const PID_FILE: &str = "--pid-file";
 
-pub(super) const FLAGS: [Flag; 19] = [
+pub(super) const FLAGS: [Flag; 20] = [
     Flag {
         long: CONFIG,
         short: Some('c'),
@@ -151,6 +151,16 @@ pub(super) const FLAGS: [Flag; 19] = [
         help: "File to write the process id to",
         scope: Scope::Start,
         target: Target::Command,
+    },
+    Flag {
+        long: "--proxy-server",
+        short: None,
+        kind: Kind::Text("HOST:PORT"),
+        env: Some("TELEPORT_PROXY"),
+        default: "none, targets are dialled",
+        help: "SSH server that all targets are reached by",
+        scope: Scope::Start,
+        target: Target::Run("proxy_server"),
     },
     Flag {
         long: "--shutdown-grace",

@@ -37,11 +37,6 @@ pub(super) fn settings(given: &[Given], ssh_multiplexer: bool, env: Env) -> Resu
     let (mut settings, mut warnings) = config::load(source.as_ref(), overrides)?;
     settings.pid_file = pid_file;
     warnings.extend(overridden_variables(given, env));
-    if env("TELEPORT_PROXY").is_some_and(|value| !value.is_empty()) {
-        warnings.push(
-            "TELEPORT_PROXY: has no effect in this version: targets are dialled directly".into(),
-        );
-    }
     Ok((settings, warnings))
 }
 
@@ -356,12 +351,17 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_of_the_original_without_effect_is_a_warning() {
-        let (_, warnings) = right(MUX, &[("TELEPORT_PROXY", "example.com:443")]);
-        assert_eq!(
-            warnings,
-            ["TELEPORT_PROXY: has no effect in this version: targets are dialled directly"]
-        );
+    fn a_bastion_is_named_by_flag_or_variable_and_names_the_cluster() {
+        let flag = format!("{MUX} --proxy-server Bastion.example.com:22");
+        let (settings, _) = right(&flag, &[("TELEPORT_PROXY", "other.example.com:443")]);
+        let ServiceKind::SshMultiplexer(mux) = &settings.services[0].kind;
+        let bastion = mux.bastion.as_ref().expect("it is named");
+        let server = (&*bastion.server.host, bastion.server.port);
+        assert_eq!(server, ("Bastion.example.com", 22));
+        assert_eq!(mux.cluster_name.as_deref(), Some("bastion.example.com"));
+        let (settings, _) = right(MUX, &[("TELEPORT_PROXY", "[::1]:443")]);
+        let ServiceKind::SshMultiplexer(mux) = &settings.services[0].kind;
+        assert_eq!(mux.bastion.as_ref().map(|b| &*b.server.host), Some("::1"));
     }
 
     #[test]

@@ -5,8 +5,7 @@ const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; lea
 const VERSION_1: &str = "is of version 1; write --destination of `tbot start ssh-multiplexer`";
 const NOT_YET: &str = "is not in this version of tbot-rs";
 
-const FLAGS: [(&str, &str); 24] = [
-    ("proxy-server", LATER),
+const FLAGS: [(&str, &str); 23] = [
     ("proxy-templates-path", LATER),
     ("auth-server", CLUSTER),
     ("token", CLUSTER),

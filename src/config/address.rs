@@ -1,16 +1,39 @@
-//! Network names in a configuration: where to listen, what a cluster is called.
+//! Network names in a configuration: where to listen, where a bastion is, what a cluster is called.
 
 use std::net::Ipv6Addr;
 
 use super::cursor::Cursor;
-use super::{Error, quoted};
+use super::{Error, HostPort, quoted};
 
 /// `host:port` to listen on, an IPv6 host in brackets. Nothing is resolved here.
 pub(super) fn listen_address(cursor: &Cursor) -> Result<String, Error> {
+    host_port(cursor, "127.0.0.1:3001").map(str::to_owned)
+}
+
+/// `host:port` of a bastion, an IPv6 host in brackets.
+pub(super) fn proxy_server(cursor: &Cursor) -> Result<HostPort, Error> {
+    const EXAMPLE: &str = "bastion.example.com:22";
+    let text = host_port(cursor, EXAMPLE)?;
+    let (host, port) = text.rsplit_once(':').expect("it has a port");
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match port.parse() {
+        // ssh would take it for an option.
+        Ok(port) if port != 0 && !host.starts_with('-') => Ok(HostPort {
+            host: host.to_owned(),
+            port,
+        }),
+        _ => Err(cursor.error(format!(
+            "{} is nothing to connect to; it must be host:port, such as {EXAMPLE}",
+            quoted(text)
+        ))),
+    }
+}
+
+fn host_port<'a>(cursor: &Cursor<'a>, example: &str) -> Result<&'a str, Error> {
     use super::node::Value;
     let wrong = |text: &str, why: &str| {
         cursor.error(format!(
-            "{} {why}; it must be host:port, such as 127.0.0.1:3001",
+            "{} {why}; it must be host:port, such as {example}",
             quoted(text)
         ))
     };
@@ -62,7 +85,7 @@ pub(super) fn listen_address(cursor: &Cursor) -> Result<String, Error> {
     if !is_port(port) {
         return Err(wrong(text, "has no port from 0 to 65535 at its end"));
     }
-    Ok(text.to_owned())
+    Ok(text)
 }
 
 /// Digits only: Rust would read `+80`, too.

@@ -59,6 +59,22 @@ pub(super) fn destination(cursor: &Cursor) -> Result<PathBuf, Error> {
     }
 }
 
+/// The absolute path of a file, which is read when it is needed.
+pub(super) fn file(cursor: &Cursor) -> Result<PathBuf, Error> {
+    let path = cursor.path()?;
+    if Path::new(&path).starts_with("~") {
+        let path = quoted(&path.display().to_string());
+        return Err(cursor.error(format!(
+            "{path}: ~ is not expanded here; write the whole path"
+        )));
+    }
+    std::path::absolute(&path).map_err(|error| {
+        let path = quoted(&path.display().to_string());
+        let what = format!("{path} cannot be made absolute");
+        cursor.error(what).caused_by(error)
+    })
+}
+
 /// Where the original stores its identity: `None` is memory.
 pub(super) fn storage(cursor: &Cursor) -> Result<Option<OsString>, Error> {
     let map = directory_map(cursor, STORAGE_EXAMPLE)?;

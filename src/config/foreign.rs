@@ -32,8 +32,7 @@ const JOIN_METHODS: [&str; 16] = [
 ];
 
 /// Keys of the original's configuration, and why they are an error.
-const KEYS: [(&str, &str); 14] = [
-    ("proxy_server", LATER),
+const KEYS: [(&str, &str); 13] = [
     ("proxy_templates_path", LATER),
     ("proxy_templates", LATER),
     ("clusters", LATER),

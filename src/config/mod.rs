@@ -26,7 +26,9 @@ pub use duration::show_duration;
 pub use error::Error;
 pub use node::{Node, Origin, Value};
 pub use schema::{Overrides, load};
-pub use settings::{IdentityOutput, LogFormat, Service, ServiceKind, Settings, SshMultiplexer};
+pub use settings::{
+    Bastion, HostPort, IdentityOutput, LogFormat, Service, ServiceKind, Settings, SshMultiplexer,
+};
 pub use source::Source;
 
 pub(crate) use destination::directory_from_flag;

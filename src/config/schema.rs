@@ -21,6 +21,7 @@ const KEYS: &[&str] = &[
     "shutdown_grace",
     "storage",
     "onboarding",
+    "proxy_server",
     "services",
     "outputs",
 ];
@@ -94,6 +95,7 @@ fn settings(
         storage.warn("nothing is stored there: keys live in memory alone");
     }
     let onboarding = root.optional("onboarding", onboarding::onboarding)?;
+    let proxy_server = root.optional("proxy_server", address::proxy_server)?;
     let mut services = Vec::new();
     for key in ["services", "outputs"] {
         if let Some(list) = root.get(key) {
@@ -108,7 +110,12 @@ fn settings(
         ));
     }
     let onboarding = onboarding.flatten();
-    let (services, outputs) = service::services(&services, renewal, onboarding.is_some())?;
+    let (services, outputs) = service::services(
+        &services,
+        renewal,
+        onboarding.is_some(),
+        proxy_server.as_ref(),
+    )?;
     Ok(Settings {
         debug: debug.unwrap_or(false),
         log_format: log_format.unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
-use super::settings::{IdentityOutput, Service, ServiceKind, SshMultiplexer};
+use super::settings::{Bastion, HostPort, IdentityOutput, Service, ServiceKind, SshMultiplexer};
 use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
 use crate::errors::plain;
 use crate::identity;
@@ -40,8 +40,20 @@ const KEYS: &[&str] = &[
     "allowed_uids",
     "host_ca",
     "known_hosts",
+    "user",
+    "identity_file",
+    "ssh_config_path",
+    "max_streams_per_connection",
     "credential_ttl",
     "renewal_interval",
+];
+
+/// Those of them that are about the bastion.
+const BASTION_KEYS: [&str; 4] = [
+    "user",
+    "identity_file",
+    "ssh_config_path",
+    "max_streams_per_connection",
 ];
 
 const IDENTITY_KEYS: &[&str] = &[
@@ -105,6 +117,7 @@ pub(super) fn services(
     cursors: &[Cursor],
     renewal: Renewal,
     has_identity: bool,
+    proxy_server: Option<&HostPort>,
 ) -> Result<(Vec<Service>, Vec<IdentityOutput>), Error> {
     let (mut services, mut outputs) = (Vec::new(), Vec::new());
     // Of each so far: its name, and the directory it has for itself.
@@ -141,7 +154,7 @@ pub(super) fn services(
             destination = real_path(&output.destination);
             outputs.push(output);
         } else {
-            let multiplexer = ssh_multiplexer(&map, renewal)?;
+            let multiplexer = ssh_multiplexer(&map, renewal, proxy_server)?;
             destination = real_path(&multiplexer.destination);
             services.push(Service {
                 name: name.clone(),
@@ -220,7 +233,11 @@ fn name(map: &Map, default: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error> {
+fn ssh_multiplexer(
+    map: &Map,
+    renewal: Renewal,
+    proxy_server: Option<&HostPort>,
+) -> Result<SshMultiplexer, Error> {
     let destination = map.required(
         "destination",
         "destination: { type: directory, path: /opt/machine-id }",
@@ -231,9 +248,14 @@ fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error>
         cursor.warn("has no effect: resuming sessions needs the Teleport proxy");
     }
     let renewal = renewal.read(map)?;
+    let bastion = bastion(map, proxy_server)?;
+    let cluster_name = map.optional("cluster_name", address::cluster_name)?;
+    // As in the original: a cluster without a name has its proxy's.
+    let default = || Some(bastion.as_ref()?.server.host.to_ascii_lowercase());
     Ok(SshMultiplexer {
         destination: destination::destination(&destination)?,
-        cluster_name: map.optional("cluster_name", address::cluster_name)?,
+        cluster_name: cluster_name.or_else(default),
+        bastion,
         proxy_command: map.optional("proxy_command", words)?.unwrap_or_default(),
         connect_timeout: map
             .optional("connect_timeout", Cursor::duration)?
@@ -249,6 +271,34 @@ fn ssh_multiplexer(map: &Map, renewal: Renewal) -> Result<SshMultiplexer, Error>
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,
     })
+}
+
+fn bastion(map: &Map, server: Option<&HostPort>) -> Result<Option<Bastion>, Error> {
+    let user = map.optional("user", user)?;
+    let identity_file = map.optional("identity_file", destination::file)?;
+    let ssh_config_path = map.optional("ssh_config_path", destination::file)?;
+    let streams = map.optional("max_streams_per_connection", |at| at.number(1, 1000))?;
+    let Some(server) = server else {
+        for at in BASTION_KEYS.iter().filter_map(|key| map.get(key)) {
+            at.warn("has no effect: without \"proxy_server\" targets are dialled directly");
+        }
+        return Ok(None);
+    };
+    Ok(Some(Bastion {
+        server: server.clone(),
+        user,
+        identity_file,
+        ssh_config_path,
+        max_streams_per_connection: streams.map_or(100, |number| number as usize),
+    }))
+}
+
+fn user(cursor: &Cursor) -> Result<String, Error> {
+    let user = cursor.text()?;
+    if user.is_empty() || user.starts_with('-') || user.contains(char::is_whitespace) {
+        return Err(cursor.error(format!("{} is no user's name", quoted(user))));
+    }
+    Ok(user.to_owned())
 }
 
 /// Public keys in OpenSSH's form, without their comments: each item is one, or the path of a file of them.

@@ -76,6 +76,30 @@ pub enum ServiceKind {
     SshMultiplexer(SshMultiplexer),
 }
 
+/// Where something listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The way to a cluster by shared connections to its bastion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bastion {
+    /// Its SSH server (`proxy_server` of the run).
+    pub server: HostPort,
+    /// Who logs in there; `None`: as ssh decides (`user`, ours).
+    pub user: Option<String>,
+    /// A private key in place of the identity; absolute (`identity_file`, ours).
+    pub identity_file: Option<PathBuf>,
+    /// Further configuration for ssh; absolute (`ssh_config_path`, ours).
+    pub ssh_config_path: Option<PathBuf>,
+    /// Streams on one connection (`max_streams_per_connection`, ours).
+    pub max_streams_per_connection: usize,
+}
+
 /// An SSH multiplexer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SshMultiplexer {
@@ -83,6 +107,8 @@ pub struct SshMultiplexer {
     pub destination: PathBuf,
     /// Name of the cluster it reaches; `None`: every host, without a name (`cluster_name`, ours).
     pub cluster_name: Option<String>,
+    /// How targets are reached; `None`: dialled from here.
+    pub bastion: Option<Bastion>,
     /// The words of ssh's ProxyCommand before socket and target; empty: this program's own.
     pub proxy_command: Vec<String>,
     /// Time for resolving and connecting to a target (`connect_timeout`, ours).

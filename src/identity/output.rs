@@ -47,6 +47,7 @@ impl Output {
             source,
             ttl: settings.credential_ttl,
             artifacts: Artifacts {
+                proxy_host: None,
                 destination: settings.destination.clone(),
                 cluster: settings.cluster_name.clone(),
                 proxy_command: Vec::new(),

@@ -4,6 +4,8 @@
 //! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
 //! Registering fails only where the registry holds a metric of the same name already.
 
+#[cfg(feature = "multiplexer")]
+pub(crate) mod bastion;
 mod diagnostics;
 #[cfg(feature = "multiplexer")]
 mod multiplexer;

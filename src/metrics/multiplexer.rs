@@ -5,6 +5,7 @@ use prometheus::{
 };
 
 use super::add;
+use super::bastion::BastionMetrics;
 
 /// Why the multiplexer ended a request before any byte was relayed: the label `reason` of
 /// `tbot_ssh_multiplexer_requests_refused_total`.
@@ -32,10 +33,18 @@ pub enum Refusal {
     Timeout,
     /// This machine or process is out of something (descriptors, memory, ports), or it is stopping.
     Local,
+    /// The bastion does not forward to the target.
+    Prohibited,
+    /// There is no connection to the bastion.
+    BastionDown,
+    /// The bastion refused the login.
+    Auth,
+    /// The bastion's host key is not the one that is known.
+    HostKey,
 }
 
 impl Refusal {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Peer, "peer"),
         (Self::Limit, "limit"),
         (Self::Gone, "gone"),
@@ -47,7 +56,15 @@ impl Refusal {
         (Self::Unreachable, "unreachable"),
         (Self::Timeout, "timeout"),
         (Self::Local, "local"),
+        (Self::Prohibited, "prohibited"),
+        (Self::BastionDown, "bastion_down"),
+        (Self::Auth, "auth"),
+        (Self::HostKey, "host_key"),
     ];
+
+    pub(super) fn label(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// The metrics of the multiplexers of a program; several multiplexers count together.
@@ -67,6 +84,8 @@ pub struct MultiplexerMetrics {
     pub sent: IntCounter,
     /// Bytes from targets to clients.
     pub received: IntCounter,
+    /// Of shared connections to bastions.
+    pub(crate) bastions: BastionMetrics,
     refused: [IntCounter; Refusal::ALL.len()],
 }
 
@@ -132,6 +151,7 @@ impl MultiplexerMetrics {
             setup: add(registry, Histogram::with_opts(setup))?,
             sent: bytes.with_label_values(&["sent"]),
             received: bytes.with_label_values(&["received"]),
+            bastions: BastionMetrics::register(registry)?,
             refused: Refusal::ALL.map(|(_, label)| refused.with_label_values(&[label])),
         })
     }

@@ -10,6 +10,8 @@ pub struct Artifacts {
     pub destination: std::path::PathBuf,
     /// The cluster's name; `None`: the one cluster there is, for every host.
     pub cluster: Option<String>,
+    /// The host of the bastion it is reached by, which goes by the same authorities.
+    pub proxy_host: Option<String>,
     /// The words of the ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
     /// Public keys of authorities whose certificates of hosts are good.
@@ -102,7 +104,11 @@ impl Artifacts {
         }
         let mut text = String::from("# Written by tbot, changes are overwritten\n");
         let hosts = match &self.cluster {
-            Some(cluster) => format!("{cluster},*.{cluster}"),
+            Some(cluster) => {
+                let proxy = self.proxy_host.as_ref().filter(|host| *host != cluster);
+                let proxy = proxy.map(|host| format!("{host},"));
+                format!("{}{cluster},*.{cluster}", proxy.unwrap_or_default())
+            }
             None => "*".to_owned(),
         };
         for key in &self.host_ca {
@@ -139,6 +145,7 @@ mod tests {
         Artifacts {
             destination: destination.into(),
             cluster: cluster.map(Into::into),
+            proxy_host: None,
             proxy_command: vec![
                 "/usr/bin/tbot".into(),
                 "ssh-multiplexer-proxy-command".into(),

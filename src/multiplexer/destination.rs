@@ -39,6 +39,7 @@ const OURS: &[&str] = &[
     "known_hosts",
     "v1.sock",
     "agent.sock",
+    super::upstream::openssh::DIRECTORY,
     "key",
     "key.pub",
     "key-cert.pub",
@@ -173,6 +174,23 @@ impl Destination {
         let mut held = vec![0; content.len()];
         let mut file = std::fs::File::from(file);
         as_expected && io::Read::read_exact(&mut file, &mut held).is_ok() && held == content
+    }
+
+    /// A directory `name` in it for this tbot alone, with nothing in it.
+    pub fn private(&self, name: &str) -> io::Result<OwnedFd> {
+        let mode = Mode::from_raw_mode(0o700);
+        match mkdirat(&self.directory, name, mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = openat(&self.directory, name, flags, Mode::empty())?;
+        fchmod(&directory, mode)?;
+        for entry in rustix::fs::Dir::read_from(&directory)? {
+            // Neither "." nor ".." can be removed so.
+            let _ = unlinkat(&directory, entry?.file_name(), AtFlags::empty());
+        }
+        Ok(directory)
     }
 
     /// Removes a file, if it is there.

@@ -1,8 +1,11 @@
 //! One direction of a relayed pair: what is read, what is left over, and the end of file.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::client;
@@ -24,6 +27,9 @@ pub struct Side {
     pub socket: OwnedFd,
     /// It is a Unix socket.
     pub passes_descriptors: bool,
+    /// It is the TCP of a bastion's link: what is read is acknowledged at once, and the flag tells of its end
+    /// before anyone else can know.
+    pub link: Option<Arc<AtomicBool>>,
     /// There may be something to read.
     pub readable: bool,
     /// There may be room to write.
@@ -125,10 +131,19 @@ impl Flow {
 
 fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
     if from.passes_descriptors {
-        client::read(from.socket.as_fd(), buffer, client::close)
-    } else {
-        recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len)
+        return client::read(from.socket.as_fd(), buffer, client::close);
     }
+    let Some(down) = &from.link else {
+        return recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len);
+    };
+    // The server's Nagle waits for our delayed ACK (44 ms for the first byte of a stream); the option is
+    // not sticky (tcp(7)).
+    let _ = set_tcp_quickack(&from.socket, true);
+    let read = recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len);
+    if !matches!(read, Ok(1..) | Err(Errno::AGAIN | Errno::INTR)) {
+        down.store(true, Ordering::Release);
+    }
+    read
 }
 
 /// Writes what the socket takes now; 0 when it is full.

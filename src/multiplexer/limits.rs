@@ -60,6 +60,22 @@ pub fn affordable_connections(multiplexers: usize) -> usize {
     (all / multiplexers.max(1)).max(1)
 }
 
+/// How many of `wanted` streams one `ssh` can carry: it has the hard limit of descriptors, and needs three for
+/// each (it refused the 340th of a limit of 1024, and lived on).
+pub fn affordable_streams(wanted: usize) -> usize {
+    const RESERVE: u64 = 32;
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let streams = limit.saturating_sub(RESERVE) / EACH;
+    let streams = usize::try_from(streams).unwrap_or(usize::MAX).max(1);
+    if streams < wanted {
+        tracing::warn!(
+            "a connection to the bastion carries at most {streams} streams instead of {wanted}, by the limit of \
+             {limit} file descriptors (raise it by LimitNOFILE= or ulimit -Hn)"
+        );
+    }
+    streams.min(wanted)
+}
+
 /// Why a connection would find no descriptors for itself and its target. Tried, not reckoned: other
 /// processes may have used up the system's.
 pub fn no_descriptors() -> Option<String> {

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::limits::affordable_connections;
+pub use self::upstream::openssh::Bastion;
 
 use self::artifacts::Artifacts;
 use self::counts::Shared;
@@ -35,6 +36,8 @@ use self::limits::Limits;
 use self::pulse::Pulse;
 use self::relay::Relay;
 use self::setup::{Message, Setup};
+use self::upstream::openssh::pool::{Generation, Plan, Pool};
+use self::upstream::openssh::{Control, Login};
 use crate::errors::plain;
 #[cfg(feature = "identity")]
 use crate::identity::agent::Agent;
@@ -69,6 +72,9 @@ pub struct Options {
     pub host_ca: Vec<String>,
     /// See `host_ca`.
     pub known_hosts: Vec<String>,
+    /// Reach targets by shared connections to it; `None`: they are dialled. It is known by `cluster_name`, which
+    /// is its host where none is given.
+    pub bastion: Option<Bastion>,
     /// Served by an agent at `agent.sock`; `None`: there is no agent.
     #[cfg(feature = "identity")]
     pub identity: Option<crate::identity::Identity>,
@@ -87,9 +93,28 @@ impl Options {
             allowed_uids: Vec::new(),
             host_ca: Vec::new(),
             known_hosts: Vec::new(),
+            bastion: None,
             #[cfg(feature = "identity")]
             identity: None,
         }
+    }
+
+    /// Which credential masters log in with, where it is the identity's.
+    fn generation(&self) -> Option<Generation> {
+        #[cfg(feature = "identity")]
+        if let Some(identity) = &self.identity
+            && self.bastion.as_ref()?.identity_file.is_none()
+        {
+            let (identity, mut last, mut number) = (identity.clone(), Vec::new(), 0);
+            return Some(Box::new(move || {
+                // What is the same after a renewal, such as a key from a file, is no other one.
+                let listed = identity.current()?.listed();
+                number += u64::from(listed != last);
+                last = listed;
+                Some(number)
+            }));
+        }
+        None
     }
 }
 
@@ -164,6 +189,7 @@ pub struct Multiplexer {
     pulse: Arc<Pulse>,
     max_connections: usize,
     // Behind the set-up thread, which uses it.
+    pool: Option<Pool>,
     relay: Arc<Relay>,
 }
 
@@ -238,8 +264,10 @@ impl Multiplexer {
         let relay = relay.map_err(system("start the relay threads"))?;
         let mut allowed_uids = options.allowed_uids.clone();
         allowed_uids.push(rustix::process::geteuid().as_raw());
+        let bastion_host = || Some(options.bastion.as_ref()?.host.to_ascii_lowercase());
+        let cluster = options.cluster_name.clone().or_else(bastion_host);
         let limits = Limits {
-            cluster: options.cluster_name.clone(),
+            cluster: cluster.clone(),
             connect_timeout: options.connect_timeout,
             request_timeout: options.request_timeout,
             max_connections: options.max_connections,
@@ -260,9 +288,45 @@ impl Multiplexer {
         let has_agent = agent.is_some();
         #[cfg(not(feature = "identity"))]
         let has_agent = false;
-        let setup = Setup::new(shared.clone(), limits, relay.clone(), socket.clone());
+        let inbox = Inbox::new().map(Arc::new);
+        let inbox = inbox.map_err(system("prepare the set-up thread"))?;
+        let pool = match &options.bastion {
+            None => None,
+            Some(bastion) => {
+                let name = cluster.clone().unwrap_or_default();
+                let directory = path.join(upstream::openssh::DIRECTORY);
+                let control = Control::open(&destination)
+                    .map_err(system(&format!("make {}", directory.display())))?;
+                let tell = inbox.clone();
+                let plan = Plan {
+                    metrics: metrics.bastions.cluster(&name),
+                    name,
+                    control,
+                    login: Login {
+                        bastion: bastion.clone(),
+                        has_agent,
+                        knows_hosts: !(options.host_ca.is_empty()
+                            && options.known_hosts.is_empty()),
+                    },
+                    most_streams: limits::affordable_streams(bastion.max_streams),
+                    dial_timeout: options.connect_timeout,
+                    credential: options.generation(),
+                    tell: Box::new(move |who, failure| tell.send(Message::Places(who, failure))),
+                };
+                let pool = Pool::start(plan, relay.clone());
+                Some(pool.map_err(system("start the thread of shared connections"))?)
+            }
+        };
+        let setup = Setup::new(
+            shared.clone(),
+            limits,
+            relay.clone(),
+            socket.clone(),
+            inbox.clone(),
+            pool.as_ref().map(Pool::cluster),
+        );
         let setup = setup.map_err(system("prepare the set-up thread"))?;
-        let (inbox, pulse) = (setup.inbox(), setup.pulse());
+        let pulse = setup.pulse();
         let thread = std::thread::Builder::new()
             .name("mux-accept".into())
             .stack_size(256 * 1024);
@@ -271,7 +335,8 @@ impl Multiplexer {
             .map_err(system("start the set-up thread"))?;
         let artifacts = Artifacts {
             destination: path.clone(),
-            cluster: options.cluster_name.clone(),
+            cluster,
+            proxy_host: options.bastion.as_ref().map(|bastion| bastion.host.clone()),
             proxy_command: options.proxy_command.clone(),
             host_ca: options.host_ca.clone(),
             known_hosts: options.known_hosts.clone(),
@@ -290,6 +355,7 @@ impl Multiplexer {
             thread: Some(thread),
             pulse,
             max_connections: options.max_connections,
+            pool,
             relay,
         })
     }
@@ -379,6 +445,8 @@ impl Multiplexer {
         if self.destination.is_open_to_others() {
             return Err(format!("{path} can be written by others: chmod go-w it"));
         }
+        // Masters read known_hosts.
+        self.pool.iter().for_each(Pool::begin);
         Ok(())
     }
 
@@ -411,7 +479,10 @@ impl Multiplexer {
                 "all {most} connections are in use (max_connections)"
             ));
         }
-        limits::no_descriptors().or_else(limits::no_threads)
+        let bastion = self.pool.as_ref().and_then(Pool::problem);
+        bastion
+            .or_else(limits::no_descriptors)
+            .or_else(limits::no_threads)
     }
 
     /// Where clients connect.
@@ -443,6 +514,7 @@ impl Multiplexer {
     pub fn close_all(&self) {
         self.shared.close();
         self.setup.send(Message::Stop);
+        self.pool.iter().for_each(Pool::stop);
         self.relay.close_all();
     }
 }

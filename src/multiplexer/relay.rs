@@ -10,7 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use prometheus::IntCounter;
@@ -31,8 +31,21 @@ pub struct Pair {
     pub upstream: OwnedFd,
     /// Bytes that were read from the client already and go to the upstream first.
     pub head: Vec<u8>,
+    /// For the link of a shared connection, whose bytes are nobody's stream.
+    pub link: Option<Link>,
     /// Called once, after both sockets are closed.
     pub ended: Box<dyn FnOnce(Ending) + Send>,
+}
+
+/// The encrypted link of a shared connection: between its `ssh` (the client) and its bastion.
+#[derive(Debug)]
+pub struct Link {
+    /// Bytes to the bastion.
+    pub sent: IntCounter,
+    /// Bytes from it.
+    pub received: IntCounter,
+    /// Set when the bastion's side has ended, before `ssh` can know.
+    pub down: Arc<AtomicBool>,
 }
 
 /// How a pair ended.
@@ -189,6 +202,8 @@ struct Entry {
     down: Flow,
     queued: bool,
     broken: Option<Errno>,
+    /// Where bytes are counted, if not with all others.
+    counters: Option<(IntCounter, IntCounter)>,
     ended: Box<dyn FnOnce(Ending) + Send>,
 }
 
@@ -242,7 +257,15 @@ impl Worker {
                     continue;
                 };
                 entry.queued = false;
-                let again = entry.pump(&mut self.buffer, &mut sent, &mut received);
+                let (mut up, mut down) = (0, 0);
+                let again = entry.pump(&mut self.buffer, &mut up, &mut down);
+                if let Some((sent, received)) = &entry.counters {
+                    sent.inc_by(up);
+                    received.inc_by(down);
+                } else {
+                    sent += up;
+                    received += down;
+                }
                 if entry.is_done() {
                     self.remove(key, None);
                 } else if again {
@@ -299,20 +322,27 @@ impl Worker {
     }
 
     fn add(&mut self, pair: Pair) {
-        let side = |socket, passes_descriptors| Side {
+        let (link, counters) = match pair.link {
+            Some(link) => (Some(link.down), Some((link.sent, link.received))),
+            None => (None, None),
+        };
+        let side = |socket, passes_descriptors, link| Side {
             socket,
             passes_descriptors,
+            link,
             readable: true,
             writable: true,
             hung_up: false,
         };
         let key = self.pairs.insert(Entry {
-            client: side(pair.client, true),
-            upstream: side(pair.upstream, false),
+            // ssh passes no descriptors.
+            client: side(pair.client, link.is_none(), None),
+            upstream: side(pair.upstream, false, link),
             up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
             broken: None,
+            counters,
             ended: pair.ended,
         });
         let entry = &self.pairs[key];

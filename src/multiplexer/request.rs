@@ -8,6 +8,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::client;
 
@@ -114,12 +115,24 @@ pub enum Progress {
 impl Incoming {
     /// Reads what is there, without blocking; of a descriptor that comes late or as a second one
     /// nothing is kept.
-    pub fn read(&mut self, socket: BorrowedFd<'_>) -> Result<Progress, Errno> {
+    ///
+    /// `exact`: what follows the NUL stays in the socket, for whom the socket is handed to.
+    pub fn read(&mut self, socket: BorrowedFd<'_>, exact: bool) -> Result<Progress, Errno> {
         let mut chunk = [0; LONGEST];
         loop {
+            let mut wanted = LONGEST;
+            if exact {
+                match peek(socket, &mut chunk) {
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => return Ok(Progress::Incomplete),
+                    Ok(seen @ 1..) => wanted = seen,
+                    // An end or an error is to be met by the read itself.
+                    Ok(0) | Err(_) => {}
+                }
+            }
             let stderr = &mut self.stderr;
             let late = self.started;
-            let read = client::read(socket, &mut chunk, |descriptor| {
+            let read = client::read(socket, &mut chunk[..wanted], |descriptor| {
                 if late || stderr.is_some() {
                     client::close(descriptor);
                 } else {
@@ -149,6 +162,14 @@ impl Incoming {
             self.bytes.extend_from_slice(chunk);
         }
     }
+}
+
+/// How many bytes of what is there belong to the request. Descriptors that came along stay where they are.
+fn peek(socket: BorrowedFd<'_>, chunk: &mut [u8]) -> Result<usize, Errno> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, seen) = recv(socket, &mut *chunk, flags)?;
+    let nul = chunk[..seen].iter().position(|byte| *byte == 0);
+    Ok(nul.map_or(seen, |nul| nul + 1))
 }
 
 #[cfg(test)]
@@ -216,12 +237,36 @@ mod tests {
         let (mut client, server) = UnixStream::pair().expect("a pair");
         let mut incoming = Incoming::default();
         for byte in b"db1:22" {
-            assert_eq!(incoming.read(server.as_fd()), Ok(Progress::Incomplete));
+            assert_eq!(
+                incoming.read(server.as_fd(), false),
+                Ok(Progress::Incomplete)
+            );
             client.write_all(&[*byte]).expect("room for a byte");
         }
         client.write_all(b"\0SSH-2.0-x").expect("room");
         let complete = Progress::Complete(b"db1:22".to_vec(), b"SSH-2.0-x".to_vec());
-        assert_eq!(incoming.read(server.as_fd()), Ok(complete));
+        assert_eq!(incoming.read(server.as_fd(), false), Ok(complete));
+    }
+
+    #[test]
+    fn what_follows_stays_in_the_socket_where_it_is_to_be_exact() {
+        use std::io::Read;
+        let (mut client, mut server) = UnixStream::pair().expect("a pair");
+        let mut incoming = Incoming::default();
+        client.write_all(b"db1").expect("room");
+        assert_eq!(
+            incoming.read(server.as_fd(), true),
+            Ok(Progress::Incomplete)
+        );
+        client.write_all(b":22\0SSH-2.0-x").expect("room");
+        let complete = Progress::Complete(b"db1:22".to_vec(), Vec::new());
+        assert_eq!(incoming.read(server.as_fd(), true), Ok(complete));
+        let mut rest = [0; 20];
+        assert_eq!(server.read(&mut rest).expect("it is there"), 9);
+        assert_eq!(&rest[..9], b"SSH-2.0-x");
+        drop(client);
+        let eof = Incoming::default().read(server.as_fd(), true);
+        assert_eq!(eof, Ok(Progress::Eof));
     }
 
     #[test]
@@ -232,7 +277,7 @@ mod tests {
                 .write_all(&[&vec![b'a'; len][..], b"\0"].concat())
                 .expect("room");
             let complete = matches!(
-                Incoming::default().read(server.as_fd()),
+                Incoming::default().read(server.as_fd(), false),
                 Ok(Progress::Complete(..))
             );
             assert_eq!(complete, expected, "{len} bytes before the NUL");

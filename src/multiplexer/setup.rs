@@ -4,6 +4,8 @@
 //! or target that does nothing costs an entry in a map. One thread sets up several times what a
 //! machine's sshd takes; the bytes are the relay's.
 
+mod bastion;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +17,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
+use self::bastion::Stream;
 use super::client;
 use super::counts::{InFlight, Shared};
 use super::destination::Socket;
@@ -26,12 +29,17 @@ use super::request::{Incoming, LONGEST, Progress, Request};
 use super::tell::tell;
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
+use super::upstream::openssh::lease::{Cluster, Lease};
+use super::upstream::openssh::mux::Opening;
 use super::upstream::resolver::{Answer, Resolver};
 use crate::errors::plain;
 use crate::metrics::Refusal;
 
 /// How often deadlines are looked at while any connection is being set up.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often a master whose queue is full is knocked at again: it takes 64 connections in one go.
+const KNOCK: Duration = Duration::from_millis(2);
 
 /// How long the listener rests when the process has no descriptor left: to try again at once would
 /// spin, as the connection stays in the queue.
@@ -45,7 +53,7 @@ const MOST_TURNED_AWAY: usize = 64;
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// epoll data of the two descriptors that are no connection's; those of connection `id` begin with
-/// `id * STRIDE`: its client, then its dial's attempts.
+/// `id * STRIDE`: its client, then its dial's attempts, or its control connection.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
@@ -55,6 +63,8 @@ const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
 pub enum Message {
     /// What a look-up brought, for those who asked.
     Answer(Vec<u64>, Answer),
+    /// There is a place for those who waited, or why there is none.
+    Places(Vec<u64>, Option<Failure>),
     /// Accept nothing more.
     StopAccepting,
     /// Accept from this socket instead of the one before.
@@ -74,7 +84,13 @@ pub struct Setup {
     epoll: OwnedFd,
     listener: Option<Arc<Socket>>,
     resting_until: Option<Instant>,
+    /// Where targets are reached by way of a bastion.
+    cluster: Option<Arc<Cluster>>,
     pending: HashMap<u64, Pending>,
+    /// Connections that masters carry, and those left to them.
+    streams: HashMap<u64, Stream>,
+    abandoned: usize,
+    knocking: Vec<u64>,
     turned_away: usize,
     last_id: u64,
     stopping: bool,
@@ -100,6 +116,12 @@ enum Stage {
     Resolving,
     /// Connections to the target are being tried.
     Dialling(Dial),
+    /// There is no place on a master yet.
+    Waiting,
+    /// The master has not accepted the last 64 connections.
+    Knocking(Lease),
+    /// A master was asked for the stream.
+    Opening(Opening, Lease, Instant),
 }
 
 /// A complete request.
@@ -117,8 +139,9 @@ impl Setup {
         limits: Limits,
         relay: Arc<Relay>,
         listener: Arc<Socket>,
+        inbox: Arc<Inbox<Message>>,
+        cluster: Option<Arc<Cluster>>,
     ) -> io::Result<Self> {
-        let inbox = Arc::new(Inbox::new()?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -144,17 +167,16 @@ impl Setup {
             epoll,
             listener: Some(listener),
             resting_until: None,
+            cluster,
             pending: HashMap::new(),
+            streams: HashMap::new(),
+            abandoned: 0,
+            knocking: Vec::new(),
             turned_away: 0,
             // The first ids are those of LISTENER and WAKE.
             last_id: 0,
             stopping: false,
         })
-    }
-
-    /// The way to this thread.
-    pub fn inbox(&self) -> Arc<Inbox<Message>> {
-        self.inbox.clone()
     }
 
     /// How this thread is.
@@ -182,12 +204,15 @@ impl Setup {
                 Err(Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait: {error}"),
             }
+            let knocking = std::mem::take(&mut self.knocking);
+            knocking.into_iter().for_each(|id| self.knock(id));
             let now = Instant::now();
             if now >= next_tick {
                 self.tick(now);
                 next_tick = now + TICK;
             }
         }
+        self.streams.clear();
         for (_, pending) in std::mem::take(&mut self.pending) {
             self.refuse(pending, Failure::new(Refusal::Local, "tbot is stopping"));
         }
@@ -198,6 +223,7 @@ impl Setup {
 
     fn timeout(&self) -> Option<Timespec> {
         let wait = match self.resting_until {
+            _ if !self.knocking.is_empty() => KNOCK,
             Some(_) => REST,
             None if self.pending.is_empty() => return None,
             None => TICK,
@@ -216,7 +242,11 @@ impl Setup {
             WAKE => self.take_inbox(),
             _ => match (data / STRIDE, (data % STRIDE) as usize) {
                 (id, 0) => self.on_client(id),
+                (id, _) if self.streams.contains_key(&id) => self.on_stream(id),
                 (id, attempt) => {
+                    if let Some(Stage::Opening(..)) = self.pending.get(&id).map(|p| &p.stage) {
+                        return self.on_opening(id);
+                    }
                     let epoll = self.epoll.as_fd();
                     if let Some(Pending {
                         stage: Stage::Dialling(dial),
@@ -237,6 +267,12 @@ impl Setup {
                 Message::Answer(who, answer) => {
                     who.into_iter().for_each(|id| self.on_answer(id, &answer));
                 }
+                Message::Places(who, failure) => who.into_iter().for_each(|id| match &failure {
+                    // It may have its place already, or have left.
+                    Some(failure) if self.is_waiting(id) => self.fail(id, failure.clone()),
+                    Some(_) => {}
+                    None => self.seek(id),
+                }),
                 Message::StopAccepting => self.stop_accepting(),
                 Message::Listen(listener) => {
                     self.stop_accepting();
@@ -343,6 +379,8 @@ impl Setup {
 
     /// Its client sent something or went away.
     fn on_client(&mut self, id: u64) {
+        // Its stream may have been opened, have served it and be over: epoll tells of that in any order.
+        self.on_opening(id);
         let Some(pending) = self.pending.get_mut(&id) else {
             return;
         };
@@ -353,7 +391,8 @@ impl Setup {
             return self.fail(id, Failure::new(Refusal::Gone, "the client went away"));
         };
         let malformed = |message: String| Failure::new(Refusal::Malformed, message);
-        let progress = incoming.read(pending.client.as_fd());
+        let exact = self.cluster.is_some();
+        let progress = incoming.read(pending.client.as_fd(), exact);
         if pending.stderr.is_none() {
             pending.stderr = incoming.stderr.take();
         }
@@ -386,13 +425,15 @@ impl Setup {
                 None => format!("unknown cluster {asked:?}; none is named here, so leave it out"),
             }),
             (Some(cluster), _) => {
-                let host = request
-                    .host
-                    .strip_suffix(cluster)
-                    .and_then(|host| host.strip_suffix('.'));
-                if let Some(host) = host.filter(|host| !host.is_empty()) {
-                    request.host = host.to_owned();
-                }
+                let bastion = self.cluster.as_ref().map(|cluster| &cluster.bastion.host);
+                let stripped = [Some(cluster), bastion]
+                    .into_iter()
+                    .flatten()
+                    .find_map(|name| {
+                        let host = request.host.strip_suffix(name)?.strip_suffix('.')?;
+                        (!host.is_empty()).then(|| host.to_owned())
+                    });
+                request.host = stripped.unwrap_or(request.host);
                 None
             }
             (None, _) => None,
@@ -409,6 +450,11 @@ impl Setup {
         pending.deadline = asked.at + self.limits.connect_timeout;
         if let Some(message) = unknown {
             return self.fail(id, Failure::new(Refusal::Cluster, message));
+        }
+        if self.cluster.is_some() {
+            pending.stage = Stage::Waiting;
+            self.watch(id, epoll::EventFlags::empty());
+            return self.seek(id);
         }
         let address = asked.request.host.parse::<IpAddr>();
         if address.is_err() {
@@ -494,6 +540,7 @@ impl Setup {
             client,
             upstream,
             head: asked.head,
+            link: None,
             ended,
         });
     }
@@ -557,15 +604,29 @@ impl Setup {
                 Failure::new(Refusal::Timeout, message)
             }
             Stage::Dialling(dial) => dial.timed_out(self.limits.connect_timeout),
+            Stage::Waiting | Stage::Knocking(_) => {
+                let problem = self.cluster.as_ref().and_then(|cluster| cluster.problem());
+                let why = problem.unwrap_or_else(|| "the bastion has no room".into());
+                let message = format!("{why} (waited for {:?})", self.limits.connect_timeout);
+                Failure::new(Refusal::BastionDown, message)
+            }
+            Stage::Opening(..) => {
+                let message = format!(
+                    "no answer by way of the bastion within {:?}",
+                    self.limits.connect_timeout
+                );
+                Failure::new(Refusal::Timeout, message)
+            }
         };
         self.fail(id, failure);
     }
 
     fn fail(&mut self, id: u64, failure: Failure) {
-        if let Some(pending) = self.pending.remove(&id) {
+        if let Some(mut pending) = self.pending.remove(&id) {
             if let (Stage::Resolving, Some(asked)) = (&pending.stage, &pending.asked) {
                 self.resolver.forget(&asked.request.host, id);
             }
+            self.leave(id, &mut pending, &failure);
             self.refuse(pending, failure);
         }
     }

@@ -19,6 +19,7 @@ pub struct Sshd {
     /// Keys and configuration; tests may put files here.
     pub directory: TempDir,
     pub user: String,
+    more: String,
 }
 
 impl Sshd {
@@ -67,6 +68,7 @@ impl Sshd {
                     address,
                     user: succeed(Command::new("id").arg("-un")).trim().to_owned(),
                     directory,
+                    more,
                 };
             }
             let log = process.stderr.so_far();
@@ -126,8 +128,38 @@ impl Sshd {
         self.process.exit();
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// Starts it again where it was, after [`Self::kill`], with `more` in place of its own lines.
+    pub fn restart(&mut self, more: Option<&str>) {
+        let more = more.unwrap_or(&self.more);
+        self.process = launch(self.directory.path(), self.address, more);
+        self.process.stderr.line("Server listening");
+    }
+
+    /// What it has logged since it was started.
+    pub fn log(&self) -> String {
+        self.process.stderr.so_far()
+    }
+
+    /// The line of a known_hosts file that holds its key.
+    pub fn known_host(&self) -> String {
+        let key = fs::read_to_string(self.file("host_key.pub")).expect("it has one");
+        format!(
+            "[{}]:{} {}",
+            self.address.ip(),
+            self.address.port(),
+            key.trim()
+        )
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Stops all its sessions, which then say nothing.
+    pub fn freeze_sessions(&self) {
+        for pid in procfs::descendants(self.process.pid()) {
+            kill_process(pid, Signal::STOP).ok();
+        }
     }
 
     /// They have process groups of their own, so their parents lead to them.
@@ -151,7 +183,9 @@ const ALIAS: &str = "sshd-under-test";
 fn launch(directory: &Path, address: SocketAddr, more: &str) -> Process {
     let at = |name: &str| directory.join(name).display().to_string();
     let config = format!(
-        "ListenAddress {address}\n\
+        // Of two values of a keyword the first counts (sshd_config(5)).
+        "{more}\n\
+         ListenAddress {address}\n\
          HostKey {}\n\
          AuthorizedKeysFile {}\n\
          PidFile none\n\
@@ -163,8 +197,7 @@ fn launch(directory: &Path, address: SocketAddr, more: &str) -> Process {
          MaxStartups 1000\n\
          UseDNS no\n\
          PermitUserRC no\n\
-         Subsystem sftp internal-sftp\n\
-         {more}",
+         Subsystem sftp internal-sftp\n",
         at("host_key"),
         at("authorized_keys"),
     );

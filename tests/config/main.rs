@@ -18,10 +18,10 @@ services:
 ";
 
 const KEYS: &str = "allowed: version, debug, log_format, diag_addr, credential_ttl, \
-    renewal_interval, oneshot, shutdown_grace, storage, onboarding, services, outputs";
+    renewal_interval, oneshot, shutdown_grace, storage, onboarding, proxy_server, services, outputs";
 const SERVICE_KEYS: &str = "allowed: type, name, destination, cluster_name, proxy_command, \
-    enable_resumption, connect_timeout, max_connections, allowed_uids, host_ca, known_hosts, credential_ttl, \
-    renewal_interval";
+    enable_resumption, connect_timeout, max_connections, allowed_uids, host_ca, known_hosts, user, identity_file, \
+    ssh_config_path, max_streams_per_connection, credential_ttl, renewal_interval";
 
 /// The program refuses `config` with this message behind the file's name, and writes nothing.
 #[track_caller]

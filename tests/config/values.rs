@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::program::Room;
 use super::{BASE, KEYS, SERVICE_KEYS, refused};
-use tbot::config::{LogFormat, Overrides, ServiceKind, Settings, Source, SshMultiplexer, load};
+use tbot::config::{
+    Bastion, HostPort, LogFormat, Overrides, ServiceKind, Settings, Source, SshMultiplexer, load,
+};
 
 /// The same for lines of the service, or of the run, behind [`BASE`].
 #[track_caller]
@@ -52,6 +54,7 @@ fn defaults_hold_where_a_configuration_is_silent() {
         &SshMultiplexer {
             destination: here.join("out"),
             cluster_name: None,
+            bastion: None,
             proxy_command: vec![],
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
@@ -135,6 +138,95 @@ fn what_has_no_effect_is_a_warning() {
             "my-config.yaml:5: services[0].enable_resumption: has no effect: resuming sessions \
              needs the Teleport proxy",
         ]
+    );
+}
+
+#[test]
+fn a_bastion_is_named_by_the_run_and_used_by_each_service() {
+    let lines = "    user: deploy
+    identity_file: id
+    ssh_config_path: /etc/tbot/ssh
+    max_streams_per_connection: 7
+  - type: ssh-multiplexer
+    destination: { type: directory, path: /nowhere/b }
+    cluster_name: prod
+proxy_server: Bastion_1.example.com:2222
+";
+    let (settings, warnings) = loaded(&format!("{BASE}{lines}"));
+    assert_eq!(warnings, [""; 0]);
+    let server = HostPort {
+        host: "Bastion_1.example.com".into(),
+        port: 2222,
+    };
+    let here = std::env::current_dir().expect("a working directory");
+    let first = multiplexer(&settings, 0);
+    assert_eq!(first.cluster_name.as_deref(), Some("bastion_1.example.com"));
+    assert_eq!(
+        first.bastion,
+        Some(Bastion {
+            server: server.clone(),
+            user: Some("deploy".into()),
+            identity_file: Some(here.join("id")),
+            ssh_config_path: Some("/etc/tbot/ssh".into()),
+            max_streams_per_connection: 7,
+        })
+    );
+    let second = multiplexer(&settings, 1);
+    assert_eq!(second.cluster_name.as_deref(), Some("prod"));
+    assert_eq!(
+        second.bastion,
+        Some(Bastion {
+            server,
+            user: None,
+            identity_file: None,
+            ssh_config_path: None,
+            max_streams_per_connection: 100,
+        })
+    );
+    let (settings, _) = loaded(&format!("{BASE}proxy_server: '[::1]:22'\n"));
+    let bastion = multiplexer(&settings, 0).bastion.as_ref();
+    assert_eq!(bastion.map(|bastion| &*bastion.server.host), Some("::1"));
+    let (settings, warnings) = loaded(&format!("{BASE}    user: deploy\n"));
+    assert_eq!(multiplexer(&settings, 0).bastion, None);
+    assert_eq!(
+        warnings,
+        [
+            "my-config.yaml:5: services[0].user: has no effect: without \"proxy_server\" targets are dialled directly"
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_bastion_is_told_why() {
+    const FORM: &str = "it must be host:port, such as bastion.example.com:22";
+    for (value, why) in [
+        ("example.com", "has no port"),
+        ("'[::1]'", "has no IPv6 address and port behind the bracket"),
+        (
+            "'::1'",
+            "needs its IPv6 address in brackets, as in [::1]:3001",
+        ),
+        ("https://example.com:443", "is a URL"),
+        ("example.com:0", "is nothing to connect to"),
+        ("-oProxyCommand:22", "is nothing to connect to"),
+    ] {
+        let shown = value.trim_matches('\'');
+        refused_lines(
+            &format!("proxy_server: {value}"),
+            &format!(":5: proxy_server: \"{shown}\" {why}; {FORM}"),
+        );
+    }
+    refused_lines(
+        "    user: -x",
+        ":5: services[0].user: \"-x\" is no user's name",
+    );
+    refused_lines(
+        "    identity_file: ~/.ssh/id",
+        ":5: services[0].identity_file: \"~/.ssh/id\": ~ is not expanded here; write the whole path",
+    );
+    refused_lines(
+        "    max_streams_per_connection: 1001",
+        ":5: services[0].max_streams_per_connection: must be a whole number from 1 to 1000, and is the number 1001",
     );
 }
 
@@ -483,7 +575,6 @@ fn a_key_of_the_original_is_told_why_not() {
         "is not in this version of tbot-rs; remove it: without it targets are dialled directly";
     for (key, why) in [
         ("auth_server", CLUSTER),
-        ("proxy_server", LATER),
         ("proxy_templates", LATER),
         ("clusters", LATER),
         (

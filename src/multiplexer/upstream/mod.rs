@@ -1,9 +1,10 @@
 //! From a target to a connected stream, or to a refusal that says why.
 //!
-//! Today there is one way: the target is dialled from here ([`direct`]), after its name was looked up
-//! ([`resolver`]).
+//! There are two ways: the target is dialled from here ([`direct`]), after its name was looked up
+//! ([`resolver`]); or it is a stream of a shared connection to a bastion ([`openssh`]).
 
 pub mod direct;
+pub mod openssh;
 pub mod resolver;
 
 use crate::metrics::Refusal;
