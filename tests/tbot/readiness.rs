@@ -1,7 +1,5 @@
 //! `/readyz` says whether a client that connected now would be served, without being told.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::process::Command;
@@ -9,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
-use common::process::{Process, run, succeed};
-use common::server::Server;
-use common::tbot::{Start, Tbot};
-use common::v1::{assert_echoes, dial};
-use common::wait::until;
-use common::{http, not_tested, procfs};
+use crate::common::keys::{Keys, await_healthy, listed, readyz, with_identity};
+use crate::common::process::{Process, run, succeed};
+use crate::common::server::Server;
+use crate::common::tbot::{Start, Tbot};
+use crate::common::v1::{assert_echoes, dial};
+use crate::common::wait::until;
+use crate::common::{http, not_tested, procfs};
 
 /// Waits until the multiplexer is unready for a reason with `part` in it.
 fn await_reason(tbot: &Tbot, part: &str) {
@@ -68,7 +66,7 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
         succeed(Command::new("prlimit").args(["--pid", &process, &format!("--nofile={most}:")]));
     };
     // Enough for what asks, and no more: the service's own connection is one.
-    let open = common::procfs::descriptors(tbot.pid());
+    let open = crate::common::procfs::descriptors(tbot.pid());
     limit(open + 2);
     await_reason(&tbot, "no file descriptors are left");
     limit(1000);
@@ -100,10 +98,10 @@ fn one_without_threads_is_not_ready_until_it_has_some() {
         .start();
     await_healthy(&tbot, "mux");
     keys.write("none", "");
-    let reason = common::keys::await_reason(&tbot, "mux");
+    let reason = crate::common::keys::await_reason(&tbot, "mux");
     let expected = "no thread can be started: Resource temporarily unavailable (";
     assert!(reason.starts_with(expected), "{reason}");
-    let list = run(common::keys::client(&tbot, "ssh-add").arg("-l"));
+    let list = run(crate::common::keys::client(&tbot, "ssh-add").arg("-l"));
     assert!(!list.status.success(), "{list:?}");
     tbot.stderr
         .line("WARN agent: no thread for a client: Resource temporarily unavailable");
@@ -122,12 +120,12 @@ fn one_whose_socket_was_taken_away_is_not_ready_until_it_has_a_new_one() {
     for name in ["v1.sock", "agent.sock"] {
         let path = tbot.destination.join(name);
         fs::remove_file(&path).expect("the directory is ours");
-        let lost = common::keys::await_reason(&tbot, "mux");
+        let lost = crate::common::keys::await_reason(&tbot, "mux");
         let expected = format!("/{name} is not this tbot's socket any more: ");
         assert!(lost.contains(&expected), "{lost}");
         // By itself, and what was open is so still.
         await_healthy(&tbot, "mux");
-        assert_eq!(common::mode(&path), 0o600);
+        assert_eq!(crate::common::mode(&path), 0o600);
     }
     assert_echoes(&mut open, b"on");
     assert_echoes(&mut dial(&tbot, echo.address), b"anew");

@@ -1,8 +1,6 @@
 //! A clock that is set while tbot runs, and a machine that has slept: noticed at once, told, and answered by a
 //! renewal.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::process::Command;
@@ -10,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tbot::identity::Certificate;
 
-use common::keys::{Keys, await_healthy, await_reason, listed, readyz, with_identity};
-use common::output;
-use common::process::{Process, succeed};
-use common::tbot::{Start, Tbot};
-use common::wait::within;
+use crate::common::keys::{Keys, await_healthy, await_reason, listed, readyz, with_identity};
+use crate::common::output;
+use crate::common::process::{Process, succeed};
+use crate::common::tbot::{Start, Tbot};
+use crate::common::wait::within;
 
 /// Longer than tbot may take to notice, and to try again where it failed for a minute.
 const NOTICED: Duration = Duration::from_secs(25);

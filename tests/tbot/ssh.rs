@@ -1,7 +1,5 @@
 //! Real `ssh`, `scp` and `sftp` to a real `sshd` through the multiplexer.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,13 +9,13 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use common::black_hole::BlackHole;
-use common::process::{Finished, Process, run, succeed};
-use common::procfs;
-use common::server::ClosedPort;
-use common::sshd::Sshd;
-use common::tbot::{Counts, Start, Tbot};
-use common::wait::until;
+use crate::common::black_hole::BlackHole;
+use crate::common::process::{Finished, Process, run, succeed};
+use crate::common::procfs;
+use crate::common::server::ClosedPort;
+use crate::common::sshd::Sshd;
+use crate::common::tbot::{Counts, Start, Tbot};
+use crate::common::wait::until;
 
 #[test]
 fn fifty_sessions_at_once_are_counted_and_end_well() {
@@ -223,8 +221,8 @@ fn dead_targets_do_not_delay_a_good_one() {
 
 #[test]
 fn a_host_with_an_ipv6_address_is_reached() {
-    if !common::has_ipv6() {
-        return common::not_tested("ssh to ::1", "this machine has no ::1");
+    if !crate::common::has_ipv6() {
+        return crate::common::not_tested("ssh to ::1", "this machine has no ::1");
     }
     let sshd = Sshd::start_on(IpAddr::V6(Ipv6Addr::LOCALHOST));
     let tbot = Tbot::start();

@@ -1,16 +1,13 @@
 //! The diagnostics service of the real program, seen by curl and promtool.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::process::Command;
 
-use common::process::succeed;
-use common::procfs;
-use common::server::{ClosedPort, Server};
-use common::tbot::{Start, Tbot};
-use common::v1::{assert_echoes, assert_refused, dial};
+use crate::common::process::succeed;
+use crate::common::procfs;
+use crate::common::server::{ClosedPort, Server};
+use crate::common::tbot::{Start, Tbot};
+use crate::common::v1::{assert_echoes, assert_refused, dial};
 
 #[test]
 fn livez_says_ok() {

@@ -1,21 +1,18 @@
 //! A real Prometheus with the configuration and the alert rules of README.md, scraping a real tbot.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use common::keys::{Keys, with_identity};
-use common::process::{Process, succeed};
-use common::procfs;
-use common::readme::{block, is_of_a_name, words};
-use common::server::{ClosedPort, Server};
-use common::tbot::Tbot;
-use common::v1::{assert_echoes, assert_refused, dial};
-use common::wait::until;
+use crate::common::keys::{Keys, with_identity};
+use crate::common::process::{Process, succeed};
+use crate::common::procfs;
+use crate::common::readme::{block, is_of_a_name, words};
+use crate::common::server::{ClosedPort, Server};
+use crate::common::tbot::Tbot;
+use crate::common::v1::{assert_echoes, assert_refused, dial};
+use crate::common::wait::until;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -1,7 +1,5 @@
 //! The agent and clients that misbehave: what they may cost, and whom they may not delay.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,13 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::Signal;
 
-use common::agent::{Raw, started, string};
-use common::keys::{Keys, await_healthy, await_reason, listed, with_identity};
-use common::server::Server;
-use common::tbot::{Start, Tbot};
-use common::v1::{assert_echoes, dial};
-use common::wait::{PATIENCE, until};
-use common::{STRANGER, as_user, http, is_root, mode, not_tested, procfs, raise_descriptor_limit};
+use crate::common::agent::{Raw, started, string};
+use crate::common::keys::{Keys, await_healthy, await_reason, listed, with_identity};
+use crate::common::server::Server;
+use crate::common::tbot::{Start, Tbot};
+use crate::common::v1::{assert_echoes, dial};
+use crate::common::wait::{PATIENCE, until};
+use crate::common::{
+    STRANGER, as_user, http, is_root, mode, not_tested, procfs, raise_descriptor_limit,
+};
 
 #[test]
 fn clients_that_misbehave_are_cut_off_and_cost_nothing() {
@@ -213,9 +213,9 @@ fn another_user_is_sent_away() {
     }
     let keys = Keys::with_ca();
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    common::set_mode(directory.path(), 0o755);
+    crate::common::set_mode(directory.path(), 0o755);
     let start = with_identity(&keys.ssh_ca("root"), "", "    allowed_uids: [12345]");
-    common::set_mode(start.directory(), 0o755);
+    crate::common::set_mode(start.directory(), 0o755);
     let tbot = start.start();
     await_healthy(&tbot, "identity");
     let path = tbot.destination.join("agent.sock");

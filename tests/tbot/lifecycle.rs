@@ -1,17 +1,14 @@
 //! Start and stop: one tbot a destination, limits, signals, an orderly end.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
 use rustix::process::Signal;
 
-use common::server::Server;
-use common::tbot::{Counts, Start, Tbot};
-use common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
-use common::{STRANGER, as_user, http, mode, procfs, set_mode};
+use crate::common::server::Server;
+use crate::common::tbot::{Counts, Start, Tbot};
+use crate::common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
+use crate::common::{STRANGER, as_user, http, mode, procfs, set_mode};
 
 #[test]
 fn a_second_tbot_on_the_same_destination_is_refused_with_the_pid_of_the_first() {
@@ -132,7 +129,7 @@ fn connections_are_closed_when_their_grace_is_over() {
 #[test]
 fn a_dial_under_way_does_not_hold_up_the_end() {
     let mut tbot = Tbot::with(&["--shutdown-grace", "1s", "--connect-timeout", "1h"]);
-    let hole = common::black_hole::BlackHole::open();
+    let hole = crate::common::black_hole::BlackHole::open();
     let mut client = dial(&tbot, hole.address);
     tbot.await_in_flight(1);
     tbot.signal(Signal::TERM);
@@ -248,7 +245,7 @@ fn a_file_configures_what_flags_do() {
 
 #[test]
 fn the_example_starts_with_paths_that_hold_from_everywhere() {
-    let start = Start::config(|_| include_str!("example.yaml").to_owned());
+    let start = Start::config(|_| include_str!("../example.yaml").to_owned());
     let destination = start.directory().join(".tbot");
     let tbot = start.start();
     tbot.stderr.line("ssh-multiplexer \"mux\" is ready at ");
@@ -300,8 +297,8 @@ fn json_logs_are_one_object_a_line() {
 
 #[test]
 fn others_cannot_reach_the_socket() {
-    if !common::is_root() {
-        return common::not_tested("other users", "only root can be one");
+    if !crate::common::is_root() {
+        return crate::common::not_tested("other users", "only root can be one");
     }
     let tbot = reachable(&[]);
     let error = as_user(STRANGER, || try_connect(&tbot.socket())).expect_err("closed to others");
@@ -311,8 +308,8 @@ fn others_cannot_reach_the_socket() {
 
 #[test]
 fn others_who_reach_the_socket_are_refused() {
-    if !common::is_root() {
-        return common::not_tested("other users", "only root can be one");
+    if !crate::common::is_root() {
+        return crate::common::not_tested("other users", "only root can be one");
     }
     let (tbot, echo) = (reachable(&[]), Server::echo());
     set_mode(&tbot.destination, 0o711);
@@ -324,8 +321,8 @@ fn others_who_reach_the_socket_are_refused() {
 
 #[test]
 fn only_listed_users_are_served_beside_its_own() {
-    if !common::is_root() {
-        return common::not_tested("other users", "only root can be one");
+    if !crate::common::is_root() {
+        return crate::common::not_tested("other users", "only root can be one");
     }
     let listed = STRANGER.to_string();
     let (tbot, echo) = (reachable(&["--allowed-uid", &listed]), Server::echo());

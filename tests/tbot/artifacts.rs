@@ -1,7 +1,4 @@
 //! The destination directory: what is written there, how, and what is refused.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,12 +9,12 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use common::process::succeed;
-use common::server::Server;
-use common::tbot::{Start, Tbot};
-use common::v1::{assert_echoes, dial};
-use common::wait::until;
-use common::{http, mode, set_mode};
+use crate::common::process::succeed;
+use crate::common::server::Server;
+use crate::common::tbot::{Start, Tbot};
+use crate::common::v1::{assert_echoes, dial};
+use crate::common::wait::until;
+use crate::common::{http, mode, set_mode};
 
 #[test]
 fn everything_is_private_and_nothing_else_is_left() {
@@ -262,14 +259,14 @@ fn a_symlink_of_the_same_user_is_followed() {
 
 #[test]
 fn a_symlink_of_someone_else_is_refused() {
-    if !common::is_root() {
-        return common::not_tested("foreign symlinks", "only root can make one");
+    if !crate::common::is_root() {
+        return crate::common::not_tested("foreign symlinks", "only root can make one");
     }
     let directory = directory();
     let link = directory.path().join("link");
     fs::create_dir(directory.path().join("real")).expect("the directory is ours");
     symlink("real", &link).expect("the directory is ours");
-    lchown(&link, Some(common::STRANGER), None).expect("root may");
+    lchown(&link, Some(crate::common::STRANGER), None).expect("root may");
     for destination in [link.join("mux"), link.clone()] {
         assert_refused(&destination, &link.display().to_string());
     }
@@ -278,13 +275,13 @@ fn a_symlink_of_someone_else_is_refused() {
 
 #[test]
 fn a_directory_of_someone_else_is_refused() {
-    if !common::is_root() {
-        return common::not_tested("foreign directories", "only root can make one");
+    if !crate::common::is_root() {
+        return crate::common::not_tested("foreign directories", "only root can make one");
     }
     let directory = directory();
     let destination = directory.path().join("mux");
     fs::create_dir(&destination).expect("the directory is ours");
-    lchown(&destination, Some(common::STRANGER), None).expect("root may");
+    lchown(&destination, Some(crate::common::STRANGER), None).expect("root may");
     assert_refused(&destination, &destination.display().to_string());
 }
 

@@ -1,16 +1,13 @@
 //! What the program stands on: every crate for a reason, from one registry, and no async runtime.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use common::process::succeed;
+use crate::common::process::succeed;
 
-const MANIFEST: &str = include_str!("../Cargo.toml");
-const LOCK: &str = include_str!("../Cargo.lock");
-const README: &str = include_str!("../README.md");
+const MANIFEST: &str = include_str!("../../Cargo.toml");
+const LOCK: &str = include_str!("../../Cargo.lock");
+const README: &str = include_str!("../../README.md");
 
 /// The lines of `text` between the one that is `heading` and the next that begins with `end`.
 fn section<'t>(text: &'t str, heading: &str, end: &'t str) -> impl Iterator<Item = &'t str> {
@@ -26,7 +23,7 @@ fn quoted(text: &str, quote: char) -> impl Iterator<Item = &str> {
 
 #[test]
 fn no_async_runtime_is_among_them() {
-    let bans: Vec<&str> = section(include_str!("../.ci/deny.toml"), "[bans]", "]")
+    let bans: Vec<&str> = section(include_str!("../../.ci/deny.toml"), "[bans]", "]")
         .skip_while(|line| *line != "deny = [")
         .flat_map(|line| quoted(line, '"'))
         .collect();

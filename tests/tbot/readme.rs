@@ -1,15 +1,12 @@
 //! What README.md says of the program is what the program does, where that is cheap to tell.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use common::keys::{Keys, with_identity};
-use common::process::{run, succeed};
-use common::readme::{README, block, is_of_a_name, words};
+use crate::common::keys::{Keys, with_identity};
+use crate::common::process::{run, succeed};
+use crate::common::readme::{README, block, is_of_a_name, words};
 
 fn is_of_a_flag(c: char) -> bool {
     c == '-' || c.is_ascii_lowercase()
@@ -205,7 +202,7 @@ fn its_unit_is_the_one_that_is_installed() {
         .take_while(|line| line.is_empty() || line.starts_with("    "))
         .map(|line| line.trim_start_matches("    "))
         .collect();
-    let installed = include_str!("../src/tbot.service");
+    let installed = include_str!("../../src/tbot.service");
     assert_eq!(unit.join("\n").trim_end(), installed.trim_end());
 }
 
@@ -226,7 +223,7 @@ fn its_archive_is_the_one_that_is_made() {
 
 #[test]
 fn its_example_of_embedding_is_the_one_that_the_documentation_tests() {
-    let documented: Vec<&str> = include_str!("../src/diagnostics/mod.rs")
+    let documented: Vec<&str> = include_str!("../../src/diagnostics/mod.rs")
         .lines()
         .map_while(|line| line.strip_prefix("//!"))
         .map(|line| line.strip_prefix(' ').unwrap_or(line))

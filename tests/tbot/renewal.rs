@@ -1,7 +1,5 @@
 //! Certificates that renew, and readiness that says whether they did.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::Write;
@@ -10,11 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity};
-use common::process::{Process, run};
-use common::tbot::Tbot;
-use common::wait::{PATIENCE, Stalls, until, within};
-use common::{http, set_mode};
+use crate::common::keys::{
+    Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity,
+};
+use crate::common::process::{Process, run};
+use crate::common::tbot::Tbot;
+use crate::common::wait::{PATIENCE, Stalls, until, within};
+use crate::common::{http, set_mode};
 
 const EXPIRY: &str = "tbot_identity_certificate_expiry_timestamp_seconds{service=\"identity\"}";
 const VALID: &str = "tbot_identity_certificate_valid{service=\"identity\"}";

@@ -1,7 +1,5 @@
 //! Files with keys and certificates that are not right: each is told of, and none hangs or breaks tbot.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,11 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use tbot::identity::{Certificate, Key};
 
-use common::keys::{Keys, await_healthy, await_reason, listed, refused_with, with_identity};
-use common::process::succeed;
-use common::tbot::Start;
-use common::wait::until;
-use common::{is_root, set_mode};
+use crate::common::keys::{Keys, await_healthy, await_reason, listed, refused_with, with_identity};
+use crate::common::process::succeed;
+use crate::common::tbot::Start;
+use crate::common::wait::until;
+use crate::common::{is_root, set_mode};
 
 #[test]
 fn a_key_file_that_is_not_right_is_told_of() {

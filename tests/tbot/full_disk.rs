@@ -1,8 +1,6 @@
 //! A destination on a disk that is full or may not be written to: what was there stays whole, the reason is told,
 //! and with room again all is well again.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::Write;
@@ -11,12 +9,12 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, readyz};
-use common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
-use common::process::{run, succeed};
-use common::tbot::{Start, Tbot};
-use common::wait::until;
-use common::{is_root, not_tested};
+use crate::common::keys::{Keys, readyz};
+use crate::common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
+use crate::common::process::{run, succeed};
+use crate::common::tbot::{Start, Tbot};
+use crate::common::wait::until;
+use crate::common::{is_root, not_tested};
 
 /// Runs `test` where the directory is a disk of 256 KiB, which nobody else sees and which goes with the test.
 fn on_a_small_disk(directory: &Path, test: impl FnOnce() + Send) {

@@ -1,7 +1,5 @@
 //! Secrets stay in memory as long as they are needed, and go nowhere else.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -10,11 +8,11 @@ use std::process::Command;
 use rustix::process::{Pid, Signal};
 use ssh_key::private::{EcdsaKeypair, KeypairData};
 
-use common::keys::{Keys, await_healthy, listed, readyz, with_identity};
-use common::output::{self, Room};
-use common::process::{Process, succeed};
-use common::wait::until;
-use common::{is_root, not_tested, set_mode};
+use crate::common::keys::{Keys, await_healthy, listed, readyz, with_identity};
+use crate::common::output::{self, Room};
+use crate::common::process::{Process, succeed};
+use crate::common::wait::until;
+use crate::common::{is_root, not_tested, set_mode};
 
 /// What must not be found, of a private key: each number that alone gives the key away.
 fn secrets(key: &std::path::Path) -> Vec<Vec<u8>> {
@@ -87,7 +85,11 @@ fn nothing_of_a_key_is_left_when_another_takes_its_place() {
         let ((name, ..), (next, ..)) = (pair[0], pair[1]);
         // It signs, too.
         let public = keys.path(&format!("{name}.pub"));
-        succeed(common::keys::client(&tbot, "ssh-add").arg("-T").arg(public));
+        succeed(
+            crate::common::keys::client(&tbot, "ssh-add")
+                .arg("-T")
+                .arg(public),
+        );
         place(next);
         tbot.signal(Signal::HUP);
         let public = keys.text(&format!("{next}.pub"));
@@ -259,7 +261,7 @@ fn a_run_of_once_dumps_none() {
     until("the program runs", || {
         room.path("runs").exists().then_some(())
     });
-    let started = common::procfs::descendants(tbot.pid());
+    let started = crate::common::procfs::descendants(tbot.pid());
     tbot.signal(Signal::ABORT);
     let status = tbot.exit();
     for pid in started {

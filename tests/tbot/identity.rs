@@ -1,7 +1,5 @@
 //! Where an identity's keys and certificates come from, with OpenSSH's ssh-keygen, ssh and sshd.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::process::Command;
@@ -9,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tbot::identity::{Certificate, Key};
 
-use common::keys::{
+use crate::common::keys::{
     Keys, await_healthy, client, listed, readyz, refused_with, shown, ssh, with_identity,
 };
-use common::process::{run, succeed};
-use common::set_mode;
-use common::sshd::Sshd;
+use crate::common::process::{run, succeed};
+use crate::common::set_mode;
+use crate::common::sshd::Sshd;
 
 #[test]
 fn an_authority_of_every_kind_signs_what_is_asked_for() {
@@ -366,14 +364,14 @@ fn a_program_that_hangs_delays_no_stop_and_is_gone_with_it() {
         script.display()
     );
     let mut tbot = with_identity(&onboarding, "", "").start();
-    let pids = common::wait::until("the program runs", || {
+    let pids = crate::common::wait::until("the program runs", || {
         let text = fs::read_to_string(&pids).ok()?;
         (text.lines().count() == 2).then_some(text)
     });
     tbot.signal(rustix::process::Signal::TERM);
     assert!(tbot.exit().success());
     for pid in pids.lines() {
-        common::wait::until("its processes are gone", || {
+        crate::common::wait::until("its processes are gone", || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             (stat.is_empty() || stat.contains(") Z ")).then_some(())
         });
@@ -412,7 +410,7 @@ fn a_key_from_a_file_is_served_with_and_without_certificate() {
         // It is renewed when a certificate comes to lie beside the key, or at once when asked.
         keys.certify(name, &["-I", "beside", "-n", "root"]);
         tbot.signal(rustix::process::Signal::HUP);
-        let lines = common::wait::until("the certificate is served", || {
+        let lines = crate::common::wait::until("the certificate is served", || {
             Some(listed(&tbot)).filter(|lines| lines.len() == 2)
         });
         assert!(
@@ -442,13 +440,13 @@ fn a_key_file_that_changes_is_read_again() {
     await_healthy(&tbot, "identity");
     fs::rename(keys.path("next"), &key).expect("ours");
     let next = keys.text("next.pub");
-    common::wait::within(Duration::from_secs(20), "the new key is served", || {
+    crate::common::wait::within(Duration::from_secs(20), "the new key is served", || {
         (listed(&tbot) == [next.trim()]).then_some(())
     });
     tbot.stderr.line("renewing, as its files have changed");
     // Forbidden, it is told of, and the key that was read serves on.
     set_mode(&key, 0o644);
-    let reason = common::wait::until("the mode is noticed", || {
+    let reason = crate::common::wait::until("the mode is noticed", || {
         Some(readyz(&tbot, "identity")).filter(|(code, ..)| *code == 503)
     });
     assert!(reason.2.contains("mode 0644"), "{reason:?}");

@@ -1,7 +1,5 @@
 //! The v1 protocol over the socket: requests, the bytes behind them, and refusals.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::io::{PipeWriter, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -12,15 +10,15 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use common::black_hole::BlackHole;
-use common::procfs;
-use common::server::{ClosedPort, Server, echo, listen_on};
-use common::tbot::{Counts, Start, Tbot};
-use common::v1::{
+use crate::common::black_hole::BlackHole;
+use crate::common::procfs;
+use crate::common::server::{ClosedPort, Server, echo, listen_on};
+use crate::common::tbot::{Counts, Start, Tbot};
+use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
-use common::wait::finishes;
+use crate::common::wait::finishes;
 
 #[test]
 fn a_request_may_come_byte_by_byte() {
@@ -261,8 +259,8 @@ fn descriptors_beyond_the_one_are_closed() {
 
 #[test]
 fn an_ipv6_target_is_in_brackets() {
-    if !common::has_ipv6() {
-        return common::not_tested("IPv6 targets", "this machine has no ::1");
+    if !crate::common::has_ipv6() {
+        return crate::common::not_tested("IPv6 targets", "this machine has no ::1");
     }
     let tbot = Tbot::start();
     let echo = Server::start_on(Ipv6Addr::LOCALHOST.into(), echo);
@@ -272,11 +270,11 @@ fn an_ipv6_target_is_in_brackets() {
 
 #[test]
 fn localhost_is_reached_whichever_family_listens() {
-    if !common::has_ipv6() {
-        return common::not_tested("localhost by IPv6", "this machine has no ::1");
+    if !crate::common::has_ipv6() {
+        return crate::common::not_tested("localhost by IPv6", "this machine has no ::1");
     }
     let Some(start) = with_hosts("127.0.0.1 localhost\n::1 localhost\n") else {
-        return common::not_tested("localhost by IPv6", "no mount namespace allowed here");
+        return crate::common::not_tested("localhost by IPv6", "no mount namespace allowed here");
     };
     let tbot = start.start();
     for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
@@ -290,7 +288,7 @@ fn localhost_is_reached_whichever_family_listens() {
 fn every_address_of_a_name_is_tried() {
     let hosts = "127.0.0.2 many.test\n127.0.0.3 many.test\n127.0.0.1 many.test\n";
     let Some(start) = with_hosts(hosts) else {
-        return common::not_tested("all addresses", "no mount namespace allowed here");
+        return crate::common::not_tested("all addresses", "no mount namespace allowed here");
     };
     let tbot = start.start();
     let echo = Server::echo();
@@ -318,7 +316,7 @@ fn an_address_that_fails_makes_way_for_the_next_at_once() {
     let addresses = (1..=15).map(|n| Ipv4Addr::new(127, 0, 0, n)).chain([good]);
     let hosts: String = addresses.map(|ip| format!("{ip} mixed.test\n")).collect();
     let Some(start) = with_hosts(&hosts) else {
-        return common::not_tested("addresses that fail", "no mount namespace allowed here");
+        return crate::common::not_tested("addresses that fail", "no mount namespace allowed here");
     };
     // Less than 14 times the 250 ms that an address without an answer may take.
     let tbot = start.args(["--connect-timeout", "3s"]).start();
@@ -329,7 +327,7 @@ fn an_address_that_fails_makes_way_for_the_next_at_once() {
 
 fn with_hosts(hosts: &str) -> Option<Start> {
     const BECOME_IT: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
-    let enter: &[&str] = if common::is_root() {
+    let enter: &[&str] = if crate::common::is_root() {
         &["unshare", "--mount", "sh", "-c", BECOME_IT]
     } else {
         &[

@@ -1,7 +1,4 @@
 //! `join_method: command` with programs that misbehave: tbot gets rid of them, in time, and says why.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::process::Command;
@@ -9,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use common::keys::{Keys, await_healthy, await_reason, listed, readyz, with_identity};
-use common::process::Process;
-use common::tbot::{Start, Tbot};
-use common::wait::{PATIENCE, until};
+use crate::common::keys::{Keys, await_healthy, await_reason, listed, readyz, with_identity};
+use crate::common::process::Process;
+use crate::common::tbot::{Start, Tbot};
+use crate::common::wait::{PATIENCE, until};
 
 /// A tbot whose keys are signed by a script.
 fn with_script(keys: &Keys, name: &str, lines: &str, timeout: &str) -> Start {

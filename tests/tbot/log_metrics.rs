@@ -1,12 +1,9 @@
 //! Log lines are counted, those that nobody reads too.
-#![cfg(feature = "cli")]
 
-mod common;
-
-use common::server::ClosedPort;
-use common::tbot::Tbot;
-use common::v1::{assert_refused, dial};
-use common::wait::until;
+use crate::common::server::ClosedPort;
+use crate::common::tbot::Tbot;
+use crate::common::v1::{assert_refused, dial};
+use crate::common::wait::until;
 use rustix::process::Signal;
 
 fn messages(tbot: &Tbot, level: &str) -> u64 {

@@ -1,7 +1,4 @@
 //! Bytes between clients and targets: nothing lost, nobody blocked, everything counted.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -9,10 +6,10 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 
-use common::procfs;
-use common::server::Server;
-use common::tbot::{Counts, Start, Tbot};
-use common::v1::{
+use crate::common::procfs;
+use crate::common::server::Server;
+use crate::common::tbot::{Counts, Start, Tbot};
+use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
@@ -52,7 +49,7 @@ fn a_target_that_has_sent_all_still_gets_the_rest() {
     client.write_all(&rest).expect("this direction is open");
     client.shutdown(Shutdown::Write).expect("it is open");
     let got = received
-        .recv_timeout(common::wait::PATIENCE)
+        .recv_timeout(crate::common::wait::PATIENCE)
         .expect("the target saw the end");
     assert!(got == rest, "{} of {} bytes", got.len(), rest.len());
     tbot.await_counts(Counts {
@@ -194,7 +191,7 @@ fn a_target_that_resets_is_an_error_and_ends_the_client() {
 #[test]
 fn two_thousand_connections_at_once_need_no_thread_each() {
     const CONNECTIONS: usize = 2000;
-    common::raise_descriptor_limit();
+    crate::common::raise_descriptor_limit();
     let held = Mutex::new(Vec::new());
     // Greets and holds on without a thread that waits.
     let target = Server::start(move |mut stream| {

@@ -1,7 +1,5 @@
 //! The output service `identity`: credentials in files, for clients without an agent.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::keys::Keys;
-use common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
-use common::process::{Process, run, succeed};
-use common::wait::until;
-use common::{is_root, mode, set_mode};
+use crate::common::keys::Keys;
+use crate::common::output::{FILES, Room, await_healthy, await_unhealthy, fingerprint};
+use crate::common::process::{Process, run, succeed};
+use crate::common::wait::until;
+use crate::common::{is_root, mode, set_mode};
 use rustix::process::Signal;
 
 /// What `ssh-keygen -L` shows of a certificate.
@@ -63,7 +61,7 @@ fn once_means_written_and_ended() {
 #[test]
 fn once_fails_where_there_is_no_credential() {
     let room = Room::new("oneshot: true\n");
-    common::set_mode(&room.path("ca"), 0o644);
+    crate::common::set_mode(&room.path("ca"), 0o644);
     let end = run(&mut room.tbot());
     let error = end.error();
     assert!(
@@ -79,7 +77,7 @@ fn one_that_fails_keeps_nothing_from_the_others() {
     let yaml = room.keys.text("tbot.yaml");
     let unfit = room.path("unfit");
     fs::create_dir(&unfit).expect("the room is ours");
-    common::set_mode(&unfit, 0o777);
+    crate::common::set_mode(&unfit, 0o777);
     let before = format!(
         "services:\n  - type: identity\n    name: unfit\n    destination: {{ type: directory, path: {} }}\n",
         unfit.display()
@@ -327,7 +325,7 @@ fn what_lies_in_the_way_is_told_of_and_a_key_that_others_read_is_replaced() {
         limited.arg(tbot.get_program()).args(tbot.get_args());
         tbot = limited;
     }
-    let tbot = common::process::Process::spawn(&mut tbot);
+    let tbot = crate::common::process::Process::spawn(&mut tbot);
     await_healthy(&tbot);
     let first = fingerprint(&room.out("key"));
     set_mode(&room.path("out"), 0o500);

@@ -1,15 +1,12 @@
 //! Whose host keys ssh believes, by the written files.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::keys::{Keys, await_healthy, ssh, with_identity};
-use common::process::run;
-use common::tbot::Tbot;
+use crate::common::keys::{Keys, await_healthy, ssh, with_identity};
+use crate::common::process::run;
+use crate::common::tbot::Tbot;
 
 #[test]
 fn without_host_keys_ssh_goes_by_its_own_and_with_both_kinds_by_each() {

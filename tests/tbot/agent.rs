@@ -1,7 +1,5 @@
 //! The agent, with OpenSSH's clients and Paramiko.
-#![cfg(all(feature = "cli", feature = "pprof"))]
-
-mod common;
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::Write;
@@ -14,11 +12,11 @@ use rustix::process::Signal;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, PrivateKey};
 
-use common::agent::{Raw, started, string};
-use common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
-use common::process::{Process, run, succeed};
-use common::sshd::Sshd;
-use common::wait::until;
+use crate::common::agent::{Raw, started, string};
+use crate::common::keys::{Keys, await_healthy, client, listed, ssh, with_identity};
+use crate::common::process::{Process, run, succeed};
+use crate::common::sshd::Sshd;
+use crate::common::wait::until;
 
 fn key_file(path: &Path) -> String {
     format!("{{ join_method: key-file, key_path: {} }}", path.display())

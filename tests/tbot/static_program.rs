@@ -1,8 +1,5 @@
 //! The program of `make static`: what it is made of, and its life in a root directory that holds
 //! nothing else.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,11 +11,11 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use common::built::static_program;
-use common::process::{Process, run, succeed};
-use common::server::Server;
-use common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
-use common::{http, is_root, not_tested};
+use crate::common::built::static_program;
+use crate::common::process::{Process, run, succeed};
+use crate::common::server::Server;
+use crate::common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
+use crate::common::{http, is_root, not_tested};
 
 /// A root directory with the static program, for processes that see nothing else.
 struct Root {
@@ -158,7 +155,7 @@ fn its_size_is_the_one_that_the_readme_gives() {
         .expect("it is there")
         .len();
     let about = format!(" about {:.0} MB\n", size as f64 / 1e6);
-    assert!(include_str!("../README.md").contains(&about), "{about}");
+    assert!(include_str!("../../README.md").contains(&about), "{about}");
 }
 
 #[test]
@@ -287,7 +284,7 @@ fn systemd_understands_its_unit() {
         return not_tested("tbot.service", "there is no systemd-analyze here");
     }
     let directory = TempDir::new().expect("a directory for temporary files");
-    let unit = include_str!("../src/tbot.service");
+    let unit = include_str!("../../src/tbot.service");
     assert!(unit.contains(INSTALLED), "{unit}");
     // It checks that the program is there.
     let unit = unit.replace(INSTALLED, &static_program("tbot").to_string_lossy());

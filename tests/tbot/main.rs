@@ -1,0 +1,30 @@
+//! The real program as its users drive it. In one file for the linker: these tests wait most of the time, and wait
+//! together here.
+#![cfg(feature = "cli")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod agent;
+mod agent_limits;
+mod artifacts;
+mod clock;
+mod curl;
+mod dependencies;
+mod full_disk;
+mod identity;
+mod identity_files;
+mod key_files;
+mod known_hosts;
+mod lifecycle;
+mod log_metrics;
+mod prometheus;
+mod protocol;
+mod readiness;
+mod readme;
+mod relay;
+mod renewal;
+mod secrets;
+mod signing_program;
+mod ssh;
+mod static_program;
