@@ -182,7 +182,8 @@ fn seconds(clock: ClockId) -> f64 {
 /// Where the descriptors are.
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// The directory's size is the number of its entries (Linux 6.2); before that it is 0.
+/// The directory's size is the number of its entries (Linux 6.2), with the one that a thread which waits in accept(2)
+/// has taken for what comes; before that it is 0.
 fn open_descriptors() -> Option<f64> {
     let count = match fs::metadata(DESCRIPTORS).ok()?.size() {
         0 => count_descriptors()?,

@@ -52,7 +52,12 @@ impl Room {
     }
 
     pub fn tbot(&self) -> Command {
-        let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+        self.command(Path::new(env!("CARGO_BIN_EXE_tbot")))
+    }
+
+    /// Another build of it.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut tbot = Command::new(program);
         tbot.args(["start", "-c"])
             .arg(self.path("tbot.yaml"))
             .env_clear();
