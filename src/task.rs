@@ -93,30 +93,28 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
     fn iterate(&mut self) -> bool {
         let begun = Instant::now();
         self.metrics.iterations.inc();
-        let mut goes_on = true;
-        for attempt in 1..=ATTEMPTS {
-            let problem = match (self.work)() {
-                Ok(()) => {
-                    self.reporter.healthy();
-                    self.metrics.successful.observe((attempt - 1).into());
-                    self.metrics.duration.observe(begun.elapsed().as_secs_f64());
-                    return true;
-                }
-                Err(problem) => problem,
-            };
-            let service = self.reporter.name();
-            tracing::warn!("{service}: attempt {attempt} of {ATTEMPTS}: {problem}");
-            self.reporter.unhealthy(problem);
-            if attempt == ATTEMPTS {
-                break;
-            }
+        let (mut failures, mut goes_on) = (0, true);
+        let wait = |pause| {
             // Asked for meanwhile: the pause is over.
-            if let Err(RecvTimeoutError::Disconnected) = self.asked.recv_timeout(pause(attempt)) {
-                goes_on = false;
-                break;
+            let asked = self.asked.recv_timeout(pause);
+            goes_on = asked != Err(RecvTimeoutError::Disconnected);
+            goes_on
+        };
+        let done = attempt(self.reporter.name(), wait, || {
+            let done = (self.work)();
+            match &done {
+                Ok(()) => self.reporter.healthy(),
+                Err(problem) => {
+                    failures += 1;
+                    self.reporter.unhealthy(problem.clone());
+                }
             }
+            done
+        });
+        match done {
+            Ok(()) => self.metrics.successful.observe(failures.into()),
+            Err(_) => self.metrics.failed.inc(),
         }
-        self.metrics.failed.inc();
         self.metrics.duration.observe(begun.elapsed().as_secs_f64());
         goes_on
     }
@@ -126,21 +124,20 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
 /// one's error is returned.
 pub fn attempt<T>(
     name: &str,
-    wait: impl Fn(Duration) -> bool,
+    mut wait: impl FnMut(Duration) -> bool,
     mut work: impl FnMut() -> Result<T, String>,
 ) -> Result<T, String> {
     let mut attempt = 1;
     loop {
-        match work() {
-            Err(problem) if attempt < ATTEMPTS => {
-                tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
-                if !wait(pause(attempt)) {
-                    return Err(problem);
-                }
-                attempt += 1;
-            }
+        let problem = match work() {
+            Err(problem) => problem,
             done => return done,
+        };
+        tracing::warn!("{name}: attempt {attempt} of {ATTEMPTS}: {problem}");
+        if attempt == ATTEMPTS || !wait(pause(attempt)) {
+            return Err(problem);
         }
+        attempt += 1;
     }
 }
 
