@@ -10,7 +10,7 @@ use crate::common::process::{Process, succeed};
 use crate::common::procfs;
 use crate::common::readme::{block, is_of_a_name, words};
 use crate::common::server::{ClosedPort, Server};
-use crate::common::tbot::Tbot;
+use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, assert_refused, dial};
 use crate::common::wait::until;
 use serde_json::Value;
@@ -164,6 +164,14 @@ fn the_alerts_of_the_readme_are_raised_by_what_they_name_and_by_nothing_else() {
 }
 
 #[test]
+fn a_bastion_that_is_down_is_told_of() {
+    let closed = ClosedPort::new();
+    let bastion = ["--proxy-server", &closed.address.to_string()];
+    let tbot = Start::multiplexer().args(bastion).start();
+    Prometheus::watching(&tbot).await_alert("TbotBastion");
+}
+
+#[test]
 fn promtool_takes_the_configuration_and_the_rules_of_the_readme() {
     let directory = TempDir::new().expect("a directory for temporary files");
     let path = write_files(directory.path(), config());
@@ -180,7 +188,8 @@ fn promtool_takes_the_configuration_and_the_rules_of_the_readme() {
 #[test]
 fn the_alerts_of_the_readme_ask_for_metrics_that_are_there() {
     let keys = Keys::with_ca();
-    let metrics = with_identity(&keys.ssh_ca("root"), "", "")
+    let bastion = format!("proxy_server: {}", ClosedPort::new().address);
+    let metrics = with_identity(&keys.ssh_ca("root"), &bastion, "")
         .start()
         .metrics();
     let is_there = |name: &str| metrics.contains(&format!("\n# TYPE {name} "));
