@@ -11,6 +11,7 @@ const WHAT: &str = "ssh's greeting";
 
 /// Every exchange of a turn.
 pub fn measure(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Report) {
+    report.say("ssh's greeting");
     for _ in 0..plan.rounds {
         for way in ways {
             let turns = match way.processes().is_empty() {
@@ -24,10 +25,6 @@ pub fn measure(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Repor
             }
         }
     }
-}
-
-/// The rows of the table.
-pub fn rows(report: &mut Report) {
     report.row(WHAT, Unit::Seconds, Of::Median, Wanted::Ahead(1.0));
     report.row(WHAT, Unit::Seconds, Of::Percentile99, Wanted::Ahead(2.0));
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::Plan;
+use crate::cost::Cpu;
 use crate::frame::{Of, Report, Unit, Wanted};
 use crate::stage::Stage;
 use crate::ways::Way;
@@ -10,23 +11,41 @@ use crate::ways::Way;
 const DOWN: &str = "bulk from the target";
 const UP: &str = "bulk to the target";
 
-/// Bytes of a turn.
-const AMOUNT: usize = 300_000_000;
+/// Bytes of a turn, and how many turns there are for one of the others: what else this machine does comes and
+/// goes within a second, and short turns meet it alike.
+const AMOUNT: usize = 60_000_000;
+const TURNS: usize = 4;
 
 /// The least of a bare master's throughput.
 const KEPT: f64 = 0.95;
 
-/// The throughput of a turn.
+/// The throughput of a turn, and the CPU time of a gigabyte.
 pub fn measure(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Report) {
-    let amount = AMOUNT / plan.divisor;
-    for _ in 0..plan.rounds {
-        for way in ways {
-            report.add(DOWN, way.name(), amount as f64 / down(*way, stage, amount));
-        }
-        for way in ways {
-            report.add(UP, way.name(), amount as f64 / up(*way, stage, amount));
+    report.say("bulk");
+    for _ in 0..plan.rounds * TURNS / plan.divisor.min(2) {
+        for (what, carry) in [(DOWN, down as Carry), (UP, up)] {
+            for way in ways {
+                let processes = way.processes();
+                let before = Cpu::of(&processes);
+                let seconds = carry(*way, stage, AMOUNT);
+                let spent = Cpu::of(&processes).since(&before);
+                report.add(what, way.name(), AMOUNT as f64 / seconds);
+                report.add(&cost(what), way.name(), spent * 1e9 / AMOUNT as f64);
+            }
         }
     }
+    for what in [DOWN, UP] {
+        report.row(what, Unit::BytesPerSecond, Of::Median, Wanted::Ahead(KEPT));
+    }
+    for what in [DOWN, UP] {
+        report.row(&cost(what), Unit::Seconds, Of::Median, Wanted::Nothing);
+    }
+}
+
+type Carry = fn(&dyn Way, &Stage, usize) -> f64;
+
+fn cost(what: &str) -> String {
+    format!("CPU per GB, {what}")
 }
 
 /// Seconds.
@@ -55,11 +74,4 @@ fn up(way: &dyn Way, stage: &Stage, amount: usize) -> f64 {
     }
     stream.first_byte();
     began.elapsed().as_secs_f64()
-}
-
-/// The rows of the table.
-pub fn rows(report: &mut Report) {
-    for what in [DOWN, UP] {
-        report.row(what, Unit::BytesPerSecond, Of::Median, Wanted::Ahead(KEPT));
-    }
 }

@@ -63,6 +63,18 @@ impl Unit {
     }
 }
 
+impl Of {
+    /// From one figure at least.
+    fn take(self, figures: &mut [f64]) -> f64 {
+        figures.sort_by(f64::total_cmp);
+        let last = figures.len() - 1;
+        match self {
+            Of::Median => (figures[last / 2] + figures[last.div_ceil(2)]) / 2.0,
+            Of::Percentile99 => figures[(last as f64 * 0.99).round() as usize],
+        }
+    }
+}
+
 impl Report {
     pub fn begin(names: Vec<&'static str>) -> Self {
         let machine = machine();
@@ -94,24 +106,16 @@ impl Report {
     /// What stands for all figures of `what`, if there are any.
     pub fn value(&self, what: &str, name: &str, of: Of) -> Option<f64> {
         let mut figures = self.figures.get(what)?.get(name)?.clone();
-        figures.sort_by(f64::total_cmp);
-        let last = figures.len() - 1;
-        Some(match of {
-            Of::Median => (figures[last / 2] + figures[last.div_ceil(2)]) / 2.0,
-            Of::Percentile99 => figures[(last as f64 * 0.99).round() as usize],
-        })
+        Some(of.take(&mut figures))
     }
 
     /// A line of the table.
     pub fn row(&mut self, what: &str, unit: Unit, of: Of, wanted: Wanted) {
         let of_name = |name: &&'static str| self.value(what, name, of);
         let values: Vec<Option<f64>> = self.names.iter().map(of_name).collect();
-        let ahead: Vec<Option<f64>> = values[1..]
-            .iter()
-            .map(|other| match unit.is_more_better() {
-                true => Some(values[0]? / (*other)?),
-                false => Some((*other)? / values[0]?),
-            })
+        let others = self.names[1..].iter();
+        let ahead: Vec<Option<f64>> = others
+            .map(|other| self.ahead(what, other, of, unit))
             .collect();
         let show = |value: &Option<f64>| value.map_or("–".into(), |value| unit.show(value));
         let times =
@@ -135,6 +139,24 @@ impl Report {
         cells.extend(ahead.iter().map(times));
         cells.push(wanted + if is_met { "" } else { ": MISSED" });
         self.rows.push(cells);
+    }
+
+    /// By how much we are ahead of another. Of figures that were taken in turns it is the median of the turns'
+    /// own ratios: a turn that met something else on this machine met it on both sides.
+    fn ahead(&self, what: &str, other: &str, of: Of, unit: Unit) -> Option<f64> {
+        let ratio = |ours: f64, other: f64| match unit.is_more_better() {
+            true => ours / other,
+            false => other / ours,
+        };
+        let by_name = self.figures.get(what)?;
+        let (ours, others) = (by_name.get(self.names[0])?, by_name.get(other)?);
+        if matches!(of, Of::Median) && ours.len() == others.len() {
+            let ratios = ours.iter().zip(others);
+            let mut ratios: Vec<f64> = ratios.map(|(ours, other)| ratio(*ours, *other)).collect();
+            return Some(of.take(&mut ratios));
+        }
+        let value = |name| self.value(what, name, of);
+        Some(ratio(value(self.names[0])?, value(other)?))
     }
 
     /// Prints the table, and writes the file.

@@ -11,6 +11,7 @@ const WHAT: &str = "ssh host true";
 
 /// Every session, the ways one after the other.
 pub fn measure(ways: &[&dyn Way], plan: &Plan, report: &mut Report) {
+    report.say("whole sessions");
     for _ in 0..(40 / plan.divisor) {
         for way in ways {
             let mut ssh = way.ssh();
@@ -19,10 +20,6 @@ pub fn measure(ways: &[&dyn Way], plan: &Plan, report: &mut Report) {
             report.add(WHAT, way.name(), began.elapsed().as_secs_f64());
         }
     }
-}
-
-/// The rows of the table.
-pub fn rows(report: &mut Report) {
     report.row(WHAT, Unit::Seconds, Of::Median, Wanted::Ahead(1.0));
     report.row(WHAT, Unit::Seconds, Of::Percentile99, Wanted::Nothing);
 }

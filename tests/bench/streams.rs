@@ -3,7 +3,8 @@
 //! Everybody has the same bastion, and the same targets behind it. The ways take turns, so that what else
 //! this machine does meets all of them, and the table shows the median of the turns, and by how much tbot is
 //! ahead. A file below `target/bench` keeps every figure. With BENCH_QUICK=1 in the environment there are
-//! few and short turns: whether it works, rather than how well. BENCH_PROGRAM is another build of tbot.
+//! few and short turns: whether it works, rather than how well. BENCH_PROGRAM is another build of tbot, and
+//! `cargo bench --bench streams -- bulk` measures one thing alone: streams, banner, session or bulk.
 
 mod banner;
 mod bulk;
@@ -57,30 +58,38 @@ fn main() {
     let ways = stage.ways();
     let ways: Vec<&dyn Way> = ways.iter().map(|way| &**way).collect();
     let mut report = Report::begin(ways.iter().map(|way| way.name()).collect());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let chosen: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|word| *word == name);
+    if is_chosen("streams") {
+        streams(&ways, &stage, &plan, &mut report);
+    }
+    if is_chosen("banner") {
+        banner::measure(&ways, &stage, &plan, &mut report);
+    }
+    if is_chosen("session") {
+        session::measure(&ways, &plan, &mut report);
+    }
+    if is_chosen("bulk") {
+        bulk::measure(&ways[..2], &stage, &plan, &mut report);
+    }
+    report.end();
+}
+
+/// What depends on how many are open.
+fn streams(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Report) {
     let mut held: Vec<Held> = ways.iter().map(|way| Held::by(*way)).collect();
     for &level in plan.levels {
-        report.say(&format!("with {level} streams open"));
+        report.say(&format!("with {level} open"));
         for held in &mut held {
-            held.grow(level, &stage, &plan, &mut report);
+            held.grow(level, stage, plan, report);
         }
         let able = held.iter().filter(|held| held.count() == level);
         let able: Vec<&dyn Way> = able.map(|held| held.way).collect();
-        first_byte::measure(&able, level, &stage, &plan, &mut report);
-        churn::measure(&able, level, &stage, &plan, &mut report);
+        first_byte::measure(&able, level, stage, plan, report);
+        churn::measure(&able, level, stage, plan, report);
     }
-    drop(held);
-    report.say("ssh's greeting");
-    banner::measure(&ways, &stage, &plan, &mut report);
-    report.say("whole sessions");
-    session::measure(&ways, &plan, &mut report);
-    report.say("bulk");
-    bulk::measure(&ways[..2], &stage, &plan, &mut report);
-
-    first_byte::rows(&plan, &mut report);
-    banner::rows(&mut report);
-    churn::rows(&plan, &mut report);
-    held::rows(&plan, &mut report);
-    session::rows(&mut report);
-    bulk::rows(&mut report);
-    report.end();
+    first_byte::rows(plan, report);
+    churn::rows(plan, report);
+    held::rows(plan, report);
 }
