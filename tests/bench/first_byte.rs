@@ -7,6 +7,8 @@ use crate::frame::{Of, Report, Unit, Wanted};
 use crate::stage::Stage;
 use crate::ways::Way;
 
+const GROWTH: &str = "first byte with the most open, to one";
+
 /// No dearer: what two measurements of the same differ by here.
 const FLAT: f64 = 1.25;
 
@@ -24,10 +26,7 @@ pub fn measure(ways: &[&dyn Way], level: usize, stage: &Stage, plan: &Plan, repo
             let turns = (turns / plan.divisor).max(2);
             let mut sum = 0.0;
             for _ in 0..turns {
-                let began = Instant::now();
-                let mut stream = way.open(stage.greeting(), b"");
-                stream.first_byte();
-                let took = began.elapsed().as_secs_f64();
+                let took = once(*way, stage);
                 sum += took;
                 report.add(&each(level), way.name(), took);
             }
@@ -36,7 +35,7 @@ pub fn measure(ways: &[&dyn Way], level: usize, stage: &Stage, plan: &Plan, repo
     }
 }
 
-/// The rows of the table, and whether many open streams make the next one dearer.
+/// The rows of the table.
 pub fn rows(plan: &Plan, report: &mut Report) {
     for &level in plan.levels {
         report.row(&what(level), Unit::Seconds, Of::Median, Wanted::Ahead(10.0));
@@ -45,15 +44,38 @@ pub fn rows(plan: &Plan, report: &mut Report) {
         let each = each(level);
         report.row(&each, Unit::Seconds, Of::Percentile99, Wanted::Ahead(1.0));
     }
-    let (few, many) = (plan.levels[0], plan.levels[plan.levels.len() - 1]);
-    let growth = format!("first byte with {many} open / with {few}");
-    for name in report.names() {
-        let of = |level| report.value(&each(level), name, Of::Median);
-        if let (Some(few), Some(many)) = (of(few), of(many)) {
-            report.add(&growth, name, many / few);
+    report.row(GROWTH, Unit::Times, Of::Median, Wanted::AtMost(FLAT));
+}
+
+/// How much dearer the next stream is for those who have many open than for those who have few: in turns, as
+/// what is measured at different times differs by what else this machine does.
+pub fn compare(
+    few: &[&dyn Way],
+    many: &[&dyn Way],
+    stage: &Stage,
+    plan: &Plan,
+    report: &mut Report,
+) {
+    for _ in 0..plan.rounds * 4 {
+        for (few, many) in few.iter().zip(many) {
+            let turns = match few.name() {
+                "tbot" => 60,
+                _ => 10,
+            };
+            let took = |way: &&dyn Way| {
+                let mut turns: Vec<f64> = (0..turns).map(|_| once(*way, stage)).collect();
+                Of::Median.take(&mut turns)
+            };
+            let before = took(few);
+            report.add(GROWTH, few.name(), took(many) / before);
         }
     }
-    report.row(&growth, Unit::Times, Of::Median, Wanted::AtMost(FLAT));
+}
+
+fn once(way: &dyn Way, stage: &Stage) -> f64 {
+    let began = Instant::now();
+    way.open(stage.greeting(), b"").first_byte();
+    began.elapsed().as_secs_f64()
 }
 
 fn what(level: usize) -> String {

@@ -65,7 +65,7 @@ impl Unit {
 
 impl Of {
     /// From one figure at least.
-    fn take(self, figures: &mut [f64]) -> f64 {
+    pub fn take(self, figures: &mut [f64]) -> f64 {
         figures.sort_by(f64::total_cmp);
         let last = figures.len() - 1;
         match self {
@@ -88,10 +88,6 @@ impl Report {
         }
     }
 
-    pub fn names(&self) -> Vec<&'static str> {
-        self.names.clone()
-    }
-
     /// What is measured next.
     pub fn say(&self, what: &str) {
         println!("{:4} s  {what}", self.began.elapsed().as_secs());
@@ -104,7 +100,7 @@ impl Report {
     }
 
     /// What stands for all figures of `what`, if there are any.
-    pub fn value(&self, what: &str, name: &str, of: Of) -> Option<f64> {
+    fn value(&self, what: &str, name: &str, of: Of) -> Option<f64> {
         let mut figures = self.figures.get(what)?.get(name)?.clone();
         Some(of.take(&mut figures))
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::keys::{await_healthy, with_identity};
 use crate::common::process::Process;
@@ -20,6 +21,7 @@ pub struct Stage {
     greeting: Server,
     flood: Server,
     drain: Server,
+    masters: AtomicUsize,
 }
 
 /// What [`Stage::flood`] writes at a time.
@@ -39,6 +41,7 @@ impl Stage {
             }),
             flood: Server::start(flood),
             drain: Server::start(drain),
+            masters: AtomicUsize::new(0),
         }
     }
 
@@ -62,11 +65,12 @@ impl Stage {
         self.drain.address
     }
 
-    /// We first, and then who is measured against us.
+    /// New ones: we first, and then who is measured against us.
     pub fn ways(&self) -> Vec<Box<dyn Way + '_>> {
         let config = self.configuration();
         let tbot = self.tbot();
-        let control = self.bastion.file("ctl");
+        let number = self.masters.fetch_add(1, Ordering::Relaxed);
+        let control = self.bastion.file(&format!("ctl{number}"));
         let mut master = ssh(&config);
         master.args(["-N", "-T", "-M", "-S"]).arg(&control);
         let process = Process::spawn(master.arg("bastion"));
@@ -147,8 +151,7 @@ fn flood(mut stream: TcpStream) {
         }
         left -= some;
     }
-    // Until whoever asked has it all.
-    stream.read(&mut [0]).ok();
+    await_end(stream);
 }
 
 fn drain(mut stream: TcpStream) {
@@ -163,7 +166,12 @@ fn drain(mut stream: TcpStream) {
         }
     }
     stream.write_all(b"!").ok();
-    stream.read(&mut [0]).ok();
+    await_end(stream);
+}
+
+/// Until whoever asked has it all.
+fn await_end(mut stream: TcpStream) {
+    std::io::copy(&mut stream, &mut std::io::sink()).ok();
 }
 
 fn length(stream: &mut TcpStream) -> Option<usize> {

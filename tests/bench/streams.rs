@@ -89,6 +89,17 @@ fn streams(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Report) {
         first_byte::measure(&able, level, stage, plan, report);
         churn::measure(&able, level, stage, plan, report);
     }
+    report.say("with the most open, and with one");
+    let fresh = stage.ways();
+    let fresh: Vec<&dyn Way> = fresh.iter().map(|way| &**way).collect();
+    // A login each has nothing that could grow.
+    let (fresh, many) = (&fresh[..2], &ways[..2]);
+    let ones: Vec<_> = fresh
+        .iter()
+        .map(|way| way.open(stage.greeting(), b""))
+        .collect();
+    first_byte::compare(fresh, many, stage, plan, report);
+    drop(ones);
     first_byte::rows(plan, report);
     churn::rows(plan, report);
     held::rows(plan, report);
