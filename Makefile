@@ -28,7 +28,7 @@ export RUST_TEST_THREADS ?= 4
 # with the default ones only.
 FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
-.PHONY: help build run static reproducible dist test soak lint tools clean
+.PHONY: help build run static reproducible dist test soak bench lint tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,6 +71,10 @@ test: tools lint static ## every check and every test, with what they need
 soak: STATIC_TOO = --bins --example busy
 soak: tools static ## what shows only after a while: a minute of profiles under stress
 	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
+
+# BENCH_QUICK=1 for half a minute of it.
+bench: ## tbot against OpenSSH alone, measured side by side: five minutes, and a table
+	$(CARGO) bench --locked --bench streams
 
 lint: ## format, clippy, documentation and dependencies, warnings as errors
 	$(CARGO) fmt --check

@@ -15,7 +15,10 @@ use super::client;
 /// Measured on 2 cores, a Unix socket to TCP and back: 16 KiB as fast as HAProxy 2.6, 32 KiB 1.1 to 1.3
 /// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). splice(2) by a pipe for the
 /// thread: 0.5 to 0.8 times towards TCP, and no faster the other way, so bytes are copied.
-pub const BUFFER: usize = 32 * 1024;
+///
+/// A little more than 32 KiB, as ssh writes packets of that and some tens of bytes, which would be a read and a
+/// segment of their own.
+pub const BUFFER: usize = 36 * 1024;
 
 /// Bytes one direction may move before the others of its thread have their turn.
 const TURN: usize = 16 * BUFFER;
@@ -30,6 +33,8 @@ pub struct Side {
     /// It is the TCP of a bastion's link: what is read is acknowledged at once, and the flag tells of its end
     /// before anyone else can know.
     pub link: Option<Arc<AtomicBool>>,
+    /// The last read filled the buffer.
+    pub filled: bool,
     /// There may be something to read.
     pub readable: bool,
     /// There may be room to write.
@@ -129,7 +134,7 @@ impl Flow {
     }
 }
 
-fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
+fn read(from: &mut Side, buffer: &mut [u8]) -> Result<usize, Errno> {
     if from.passes_descriptors {
         return client::read(from.socket.as_fd(), buffer, client::close);
     }
@@ -137,9 +142,12 @@ fn read(from: &Side, buffer: &mut [u8]) -> Result<usize, Errno> {
         return recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len);
     };
     // The server's Nagle waits for our delayed ACK (44 ms for the first byte of a stream); the option is
-    // not sticky (tcp(7)).
-    let _ = set_tcp_quickack(&from.socket, true);
-    let read = recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len);
+    // not sticky (tcp(7)). Amid bulk nobody waits, and the read that ends it is none that fills the buffer.
+    if !from.filled {
+        let _ = set_tcp_quickack(&from.socket, true);
+    }
+    let read = recv(&from.socket, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len);
+    from.filled = read == Ok(buffer.len());
     if !matches!(read, Ok(1..) | Err(Errno::AGAIN | Errno::INTR)) {
         down.store(true, Ordering::Release);
     }

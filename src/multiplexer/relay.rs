@@ -330,6 +330,7 @@ impl Worker {
             socket,
             passes_descriptors,
             link,
+            filled: false,
             readable: true,
             writable: true,
             hung_up: false,
