@@ -6,6 +6,7 @@
 mod common;
 mod failures;
 mod lifetime;
+mod network;
 mod sessions;
 
 use rustix::process::Pid;

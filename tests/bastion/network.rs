@@ -1,0 +1,140 @@
+//! The way to the bastion is cut and comes back: a real link between two network namespaces.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::common::keys::await_healthy;
+use crate::common::network::{Cut, Link, with_link};
+use crate::common::procfs;
+use crate::common::sshd::Sshd;
+use crate::common::tbot::Tbot;
+use crate::common::v1::{assert_refused, dial, try_connect};
+use crate::common::v1::request;
+use crate::common::wait::{Stalls, until};
+use crate::{await_reason, cluster, masters, state, through};
+
+/// From the return of the link to a stream that is asked for then.
+const SOON: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_link_that_was_down_for_long_is_used_again_soon() {
+    cut_for_long(Cut::Here, "network unreachable for 192.0.2.2");
+}
+
+#[test]
+fn a_link_that_was_silent_for_long_is_used_again_soon() {
+    cut_for_long(Cut::Silent, "no answer within");
+}
+
+#[test]
+fn a_link_that_was_cut_for_a_moment_loses_no_stream() {
+    cut_for_short(Duration::from_secs(2));
+}
+
+/// So long that TCP's own next attempt is many seconds away.
+#[test]
+fn streams_need_not_wait_until_a_stalled_connection_goes_on() {
+    cut_for_short(Duration::from_secs(7));
+}
+
+/// Until every connection was given up, and a few attempts at others have failed.
+fn cut_for_long(how: Cut, reason: &'static str) {
+    with_link("a link that is cut", |link| {
+        let bastion = far_bastion(link);
+        let tbot = through(&bastion, "    connect_timeout: 5s\n");
+        drop(greeted(&tbot, &bastion));
+        tbot.await_ended(1);
+        let (ssh, descriptors) = (masters(&tbot).len(), procfs::descriptors(tbot.pid()));
+        let mut streams: Vec<_> = (0..10).map(|_| greeted(&tbot, &bastion)).collect();
+        link.cut(how);
+        for stream in &mut streams {
+            assert_refused(stream);
+        }
+        let counts = tbot.await_ended(11);
+        assert_eq!((counts.ok, counts.error), (1, 10));
+        assert!(tbot.stderr.line("was lost: ").contains("not responding"));
+        await_reason(&tbot, reason);
+        until("five attempts", || {
+            (cluster(&tbot, "reconnects_total") >= 5).then_some(())
+        });
+        let line = crate::refusal(&tbot, bastion.address);
+        assert!(line.contains(reason), "{line}");
+        drop(streams);
+        comes_back(link, how, &tbot, &bastion);
+        await_healthy(&tbot, "mux");
+        tbot.await_ended(tbot.counts().started);
+        assert_eq!(cluster(&tbot, "streams"), 0);
+        until("as many connections as before", || {
+            (masters(&tbot).len() == ssh && state(&tbot, "starting") == 0).then_some(())
+        });
+        tbot.await_descriptors(descriptors);
+    });
+}
+
+/// So short that no connection is given up.
+fn cut_for_short(length: Duration) {
+    with_link("a link that is cut", |link| {
+        let how = Cut::Silent;
+        let bastion = far_bastion(link);
+        let tbot = through(&bastion, "");
+        let mut old = greeted(&tbot, &bastion);
+        link.cut(how);
+        // It is on its way when the link is back, or is refused.
+        let early = dial(&tbot, bastion.address);
+        std::thread::sleep(length);
+        comes_back(link, how, &tbot, &bastion);
+        // What was on the way arrives.
+        old.read_exact(&mut []).expect("it is open");
+        use std::io::Write;
+        old.write_all(b"SSH-2.0-x\r\n").expect("it is open");
+        old.read_exact(&mut [0; 100]).expect("it goes on");
+        drop((old, early));
+        await_healthy(&tbot, "mux");
+        tbot.await_ended(tbot.counts().started);
+        assert_eq!(cluster(&tbot, "streams"), 0);
+    });
+}
+
+fn comes_back(link: &Link, how: Cut, tbot: &Tbot, bastion: &Sshd) {
+    let stalls = Stalls::watch();
+    link.restore(how);
+    let returned = Instant::now();
+    let mut asked = 0;
+    let stream = loop {
+        asked += 1;
+        if let Some(stream) = try_greeted(tbot, bastion) {
+            break stream;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let took = returned.elapsed();
+    eprintln!("{how:?}: after {took:?} and {asked} requests");
+    assert!(took <= SOON + 3 * stalls.longest(), "{took:?}\n{}", tbot.stderr.so_far());
+    drop(stream);
+}
+
+/// An sshd that is its own target, as the link leads to no other.
+fn far_bastion(link: &Link) -> Sshd {
+    let ip = link.far_ip();
+    link.there(move || Sshd::start_on(ip))
+}
+
+fn greeted(tbot: &Tbot, bastion: &Sshd) -> UnixStream {
+    try_greeted(tbot, bastion).expect("the bastion's sshd greets")
+}
+
+fn try_greeted(tbot: &Tbot, bastion: &Sshd) -> Option<UnixStream> {
+    use std::io::Write;
+    let mut stream = try_connect(&tbot.socket()).expect("it accepts");
+    stream.write_all(&request(bastion.address)).expect("it reads");
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => line.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(stream)
+}
