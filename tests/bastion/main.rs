@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod ansible;
 mod failures;
 mod lifetime;
 mod network;

@@ -38,7 +38,8 @@ impl Sshd {
         Self::start_with(Ipv4Addr::LOCALHOST.into(), more)
     }
 
-    fn start_with(ip: IpAddr, more: impl FnOnce(&Path) -> String) -> Self {
+    /// Both.
+    pub fn start_with(ip: IpAddr, more: impl FnOnce(&Path) -> String) -> Self {
         let directory = TempDir::new().expect("a directory for temporary files");
         let at = |name: &str| directory.path().join(name);
         for key in ["host_key", "client_key"] {
