@@ -13,7 +13,7 @@ use crate::{cluster, masters};
 
 const HOSTS: usize = 20;
 
-/// One task that looks, one that writes, one that fetches, one that sends a file by `sftp`.
+/// A task that runs something, and one that sends a file, which takes six sessions and so is not for all.
 const PLAYBOOK: &str = "
 - hosts: all
   gather_facts: no
@@ -21,10 +21,10 @@ const PLAYBOOK: &str = "
     - command: 'echo {{ inventory_hostname }}'
       register: said
     - assert: { that: said.stdout == inventory_hostname }
+- hosts: all[0:3]
+  gather_facts: no
+  tasks:
     - copy: { content: '{{ inventory_hostname }}', dest: '{{ room }}/{{ inventory_hostname }}' }
-    - slurp: { src: '{{ room }}/{{ inventory_hostname }}' }
-      register: read
-    - assert: { that: (read.content | b64decode) == inventory_hostname }
 ";
 
 #[test]
@@ -58,27 +58,38 @@ fn ansible_reaches_twenty_hosts_at_once() {
     keys.write(
         "ansible.cfg",
         format!(
-            "[defaults]\nforks = {HOSTS}\nhost_key_checking = yes\n[ssh_connection]\nssh_args = -F {}\n",
+            "[defaults]\nforks = {HOSTS}\nhost_key_checking = yes\n[ssh_connection]\npipelining = yes\nssh_args = -F {}\n",
             tbot.ssh_config().display()
         ),
     );
     let ping = run(ansible(&keys, "ansible").args(["all", "-m", "ping"]));
     assert!(ping.status.success(), "{ping:?}\n{}", tbot.stderr.so_far());
-    assert_eq!(ping.stdout.matches(" | SUCCESS => ").count(), HOSTS, "{ping:?}");
+    assert_eq!(
+        ping.stdout.matches(" | SUCCESS => ").count(),
+        HOSTS,
+        "{ping:?}"
+    );
     let room = keys.path("room");
     fs::create_dir(&room).expect("it is free");
     let mut play = ansible(&keys, "ansible-playbook");
-    play.args(["play.yml", "-e"]).arg(format!("room={}", room.display()));
+    play.args(["play.yml", "-e"])
+        .arg(format!("room={}", room.display()));
     let play = run(&mut play);
     assert!(play.status.success(), "{play:?}\n{}", tbot.stderr.so_far());
     for n in 1..=HOSTS {
-        let host = format!("127.0.1.{n}.prod");
-        let row = play.stdout.lines().rev().find(|line| line.starts_with(&host));
+        let (host, sent) = (format!("127.0.1.{n}.prod"), n <= 4);
+        let row = play
+            .stdout
+            .lines()
+            .rev()
+            .find(|line| line.starts_with(&host));
         let row = row.unwrap_or_else(|| panic!("no {host} in {}", play.stdout));
-        for part in ["ok=5 ", "unreachable=0 ", "failed=0 "] {
+        let ok = format!("ok={} ", 2 + u8::from(sent));
+        for part in [ok.as_str(), "unreachable=0 ", "failed=0 "] {
             assert!(row.contains(part), "{row}");
         }
-        assert_eq!(fs::read_to_string(room.join(&host)).expect("it was copied"), host);
+        let copy = fs::read_to_string(room.join(&host)).ok();
+        assert_eq!(copy, sent.then_some(host));
     }
     adds_up(&tbot, &bastion, &target);
 }

@@ -2,11 +2,15 @@
 //! the real `ssh` as the client of both.
 #![cfg(feature = "cli")]
 
+#[cfg(feature = "pprof")]
+mod ansible;
 #[path = "../common/mod.rs"]
 mod common;
-mod ansible;
 mod failures;
+#[cfg(feature = "pprof")]
+mod idle;
 mod lifetime;
+#[cfg(feature = "pprof")]
 mod network;
 mod sessions;
 

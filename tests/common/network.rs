@@ -47,7 +47,13 @@ pub fn with_link(what: &str, test: impl FnOnce(&Link) + Send) {
                     add.args(["name", "near", "netns", &near.to_string()]);
                     let added = run(&mut add);
                     if added.status.success() {
-                        succeed(&mut ip(&["address", "add", &format!("{FAR}/30"), "dev", "far"]));
+                        succeed(&mut ip(&[
+                            "address",
+                            "add",
+                            &format!("{FAR}/30"),
+                            "dev",
+                            "far",
+                        ]));
                         succeed(&mut ip(&["link", "set", "far", "up"]));
                     }
                     tell.send(added).ok();
@@ -60,7 +66,13 @@ pub fn with_link(what: &str, test: impl FnOnce(&Link) + Send) {
                 return not_tested(what, added.stderr.trim());
             }
             let link = Link { far };
-            succeed(&mut ip(&["address", "add", &format!("{NEAR}/30"), "dev", "near"]));
+            succeed(&mut ip(&[
+                "address",
+                "add",
+                &format!("{NEAR}/30"),
+                "dev",
+                "near",
+            ]));
             succeed(&mut ip(&["link", "set", "near", "up"]));
             test(&link);
         });
@@ -108,7 +120,13 @@ fn misdirect(to: Ipv4Addr, device: &str) {
 }
 
 fn direct(to: Ipv4Addr, device: &str) {
-    succeed(&mut ip(&["neighbour", "delete", &to.to_string(), "dev", device]));
+    succeed(&mut ip(&[
+        "neighbour",
+        "delete",
+        &to.to_string(),
+        "dev",
+        device,
+    ]));
 }
 
 fn on_own_network(what: &str, work: impl FnOnce() + Send) {

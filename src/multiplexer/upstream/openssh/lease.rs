@@ -220,9 +220,7 @@ impl Cluster {
                 true => format!("cluster {name}: connecting to the bastion {bastion}"),
                 false => format!("cluster {name}: the bastion {bastion} does not answer just now"),
             };
-            return down
-                .or_else(|| state.lost.clone())
-                .or_else(|| Some(now()));
+            return down.or_else(|| state.lost.clone()).or_else(|| Some(now()));
         }
         let forbids = |master: &Arc<Ready>| {
             master.prohibited.load(Ordering::Relaxed) && !master.forwards.load(Ordering::Relaxed)
