@@ -4,6 +4,7 @@
 
 #[cfg(feature = "pprof")]
 mod ansible;
+mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;

@@ -163,6 +163,14 @@ impl Sshd {
         }
     }
 
+    /// Stops the process that accepts, or lets it go on.
+    pub fn freeze_listener(&self, frozen: bool) {
+        self.process.signal(match frozen {
+            true => Signal::STOP,
+            false => Signal::CONT,
+        });
+    }
+
     /// They have process groups of their own, so their parents lead to them.
     fn kill_sessions(&self) {
         for pid in procfs::descendants(self.process.pid()) {

@@ -36,6 +36,9 @@ const MOST_MASTERS: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 
+/// A pause that users are not told of.
+const WORTH_WAITING: Duration = Duration::from_secs(3);
+
 /// While the bastion cannot be reached, pauses do not grow beyond that of so many failures, which is a second:
 /// nobody is to wait for long once it can.
 const OUTAGE: u32 = 1;
@@ -131,9 +134,12 @@ impl Keeper {
                     let what = "it does not answer any more, in the middle of the login";
                     (tick && running.is_held_up()).then(|| (Down::Timeout, what.into()))
                 };
-                ended
-                    .or_else(|| late("there was no login", self.dial_timeout + LOGIN))
-                    .or_else(held_up)
+                let late = late("there was no login", self.dial_timeout + LOGIN);
+                let late = late.map(|(down, what)| {
+                    let preface = running.complaints().preface().unwrap_or_default();
+                    (down, what + &preface)
+                });
+                ended.or(late).or_else(held_up)
             }
             Phase::Ready(running, ready) if ready.is_retiring() => {
                 // A stream found that it does not listen: mostly because it ends just now.
@@ -327,8 +333,8 @@ impl Keeper {
         } else {
             fall_back(&mut self.failures, &mut self.next_start, now, is_outage);
         }
-        match was_ready {
-            // It has worked: who comes waits for the next one.
+        // It has worked: who comes waits for the next one, if that comes soon.
+        match was_ready && self.next_start <= now + WORTH_WAITING {
             true => self.cluster.lost(sentence),
             false => self.cluster.fail(down, &sentence),
         }
