@@ -61,7 +61,7 @@ pub struct Complaints {
     line: Vec<u8>,
     lines: VecDeque<String>,
     version: Option<String>,
-    /// What the bastion said before it said that it speaks SSH, which is mostly that it does not.
+    /// What the bastion said before it spoke SSH: mostly that it has no room, or that it is another kind of server.
     preface: Option<String>,
     /// The target whose channel is named next.
     target: Option<String>,
@@ -241,10 +241,10 @@ impl Complaints {
         Some((Down::Lost, format!("ssh says: {line}{preface}")))
     }
 
-    /// What tells that it is no SSH server, as the end of a sentence.
+    /// What it said before SSH, as the end of a sentence.
     pub fn preface(&self) -> Option<String> {
         let said = self.preface.as_ref()?;
-        Some(format!(" (it began with {said:?}: is it an SSH server?)"))
+        Some(format!(" (it began with {said:?})"))
     }
 }
 
@@ -350,7 +350,7 @@ mod tests {
                 "debug1: kex_exchange_identification: banner line 0: HTTP/1.1 400 Bad\r\n\
                  debug1: kex_exchange_identification: banner line 1: \r\n\
                  banner exchange: Connection to UNKNOWN port 65535: invalid format\r\n",
-                "ssh says: banner exchange: invalid format (it began with \"HTTP/1.1 400 Bad\": is it an SSH server?)",
+                "ssh says: banner exchange: invalid format (it began with \"HTTP/1.1 400 Bad\")",
             ),
         ] {
             let reason = said(text).reason().expect("it said something");

@@ -242,7 +242,9 @@ impl Keeper {
             // The first, or one for all that have an old credential.
             wanted = wanted.max(1);
         }
-        for _ in starting..MOST_STARTING.min(starting + wanted) {
+        // One that was dropped had too many beside it, from here or elsewhere.
+        let most = if self.failures == 0 { MOST_STARTING } else { 1 };
+        for _ in starting..most.min(starting + wanted) {
             // One that fails at once is reason enough to pause.
             if self.masters.len() < MOST_MASTERS && now >= self.next_start {
                 self.start(generation);
