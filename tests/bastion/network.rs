@@ -1,17 +1,20 @@
 //! The way to the bastion is cut and comes back: a real link between two network namespaces.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::keys::await_healthy;
+use crate::common::keys::{Keys, await_healthy};
 use crate::common::network::{Cut, Link, with_link};
-use crate::common::procfs;
+use crate::common::process::run;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::Tbot;
 use crate::common::v1::{assert_refused, dial};
 use crate::common::wait::{Stalls, until};
-use crate::{await_reason, cluster, masters, refusal, state, through};
+use crate::common::{not_tested, procfs};
+use crate::{await_reason, behind, cluster, login, masters, refusal, state, through};
 
 /// From the return of the link to a stream that is asked for then.
 const SOON: Duration = Duration::from_secs(3);
@@ -35,6 +38,41 @@ fn a_link_that_was_cut_for_a_moment_loses_no_stream() {
 #[test]
 fn streams_need_not_wait_until_a_stalled_connection_goes_on() {
     cut_for_short(Duration::from_secs(7));
+}
+
+/// Where the name server is behind the link, too.
+#[test]
+fn a_bastion_whose_name_is_not_known_any_more_is_found_where_it_was() {
+    const BECOME_IT: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    with_link("a name that is lost", |link| {
+        if !run(Command::new("unshare").args(["--mount", "true"]))
+            .status
+            .success()
+        {
+            return not_tested("a name that is lost", "no mount namespace allowed here");
+        }
+        let (mut bastion, keys) = (far_bastion(link), Keys::new());
+        let hosts = keys.write("hosts", format!("{} bastion.test\n", link.far_ip()));
+        let port = bastion.address.port();
+        let lines = login(&bastion).replace(&format!("[{}]", link.far_ip()), "[bastion.test]");
+        let hosts_path = hosts.display().to_string();
+        let tbot = behind(format!("bastion.test:{port}"), &lines)
+            .through(&["unshare", "--mount", "sh", "-c", BECOME_IT, &hosts_path])
+            .start();
+        await_healthy(&tbot, "mux");
+        drop(greeted(&tbot, &bastion));
+        // It is mounted by itself, so it stays the file it is.
+        fs::write(&hosts, "").expect("it is the test's");
+        bastion.kill();
+        await_reason(&tbot, "connection refused by 192.0.2.2");
+        let mut bastion = link.there(move || {
+            bastion.restart(None);
+            bastion
+        });
+        await_healthy(&tbot, "mux");
+        drop(greeted(&tbot, &bastion));
+        bastion.kill();
+    });
 }
 
 /// Until every connection was given up, and a few attempts at others have failed.

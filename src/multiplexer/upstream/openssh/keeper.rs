@@ -38,6 +38,8 @@ pub struct Keeper {
     pub(super) cluster: Arc<Cluster>,
     pub(super) login: Login,
     pub(super) dial_timeout: Duration,
+    /// What its name was last known to stand for.
+    pub(super) addresses: Vec<SocketAddr>,
     /// `None`: the credential is not ours.
     pub(super) credential: Option<Generation>,
     pub(super) generation: Option<u64>,
@@ -77,6 +79,7 @@ impl Keeper {
             cluster,
             login,
             dial_timeout,
+            addresses: Vec::new(),
             credential,
             generation: None,
             relay,
@@ -209,8 +212,17 @@ impl Keeper {
     }
 
     pub fn on_answer(&mut self, id: u64, answer: &Answer) {
+        if let Ok(addresses) = answer {
+            self.addresses.clone_from(addresses);
+        }
+        let is_asking = |master: &Master| matches!(master.phase, Phase::Resolving);
+        if !self.masters.get(&id).is_some_and(is_asking) {
+            return;
+        }
         match answer {
             Ok(addresses) => self.dial(id, addresses),
+            // Who is there shows its host key.
+            Err(_) if !self.addresses.is_empty() => self.dial(id, &self.addresses.clone()),
             Err(why) => self.fail(id, (Down::Name, format!("its name: {why}"))),
         }
     }

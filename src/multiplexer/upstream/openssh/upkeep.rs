@@ -109,6 +109,10 @@ impl Keeper {
         };
         let suspect = master.suspect || tick || master.is_starting();
         let problem = match &mut master.phase {
+            Phase::Resolving if age >= REDIAL / 2 && !self.addresses.is_empty() => {
+                // The answer is still of use to the next.
+                return self.dial(id, &self.addresses.clone());
+            }
             Phase::Resolving => late("its name was not resolved", self.dial_timeout),
             Phase::Dialling(dial, ..) if age >= self.dial_timeout => {
                 Some((Down::Timeout, dial.timed_out(self.dial_timeout).message))
