@@ -69,8 +69,9 @@ test: tools lint static ## every check and every test, with what they need
 	done
 
 soak: STATIC_TOO = --bins --example busy
-soak: tools static ## what shows only after a while: a minute of profiles under stress
+soak: tools static ## what shows only after a while: profiles under stress, idle connections
 	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
+	$(CARGO) test --locked --test bastion -- --ignored
 
 # BENCH_QUICK=1 for half a minute of it.
 bench: ## tbot against OpenSSH alone, measured side by side: five minutes, and a table

@@ -34,6 +34,27 @@ pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
     }
 }
 
+/// How often in a row what was sent by a connected TCP socket had to be sent again, as nothing of it was
+/// acknowledged; 0 where that cannot be told.
+#[cfg(feature = "multiplexer")]
+pub fn sent_again(socket: std::os::fd::BorrowedFd<'_>) -> u8 {
+    use std::os::fd::AsRawFd;
+    // The beginning of `struct tcp_info` (linux/tcp.h): state, phase of congestion, retransmits, …
+    let mut info = [0_u8; 8];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the pointers are to a live array and its length, which the kernel does not exceed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { info[2] } else { 0 }
+}
+
 /// Has `command` start a process without a terminal, which may open as many files as the system allows, and
 /// which is killed when the calling thread ends, however that comes (PR_SET_PDEATHSIG in prctl(2)).
 #[cfg(feature = "multiplexer")]

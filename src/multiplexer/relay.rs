@@ -389,6 +389,10 @@ impl Worker {
             ended,
             ..
         } = self.pairs.remove(key);
+        if upstream.link.is_some() {
+            // It is open elsewhere, too.
+            let _ = epoll::delete(&self.epoll, &upstream.socket);
+        }
         drop(upstream);
         if up.eof {
             drop(client);

@@ -2,10 +2,17 @@
 //! the real `ssh` as the client of both.
 #![cfg(feature = "cli")]
 
+#[cfg(feature = "pprof")]
+mod ansible;
+mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+#[cfg(feature = "pprof")]
+mod idle;
 mod lifetime;
+#[cfg(feature = "pprof")]
+mod network;
 mod sessions;
 
 use rustix::process::Pid;

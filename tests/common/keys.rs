@@ -1,6 +1,7 @@
 //! Keys and certificates by OpenSSH's own tools, and a tbot that has an identity.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -98,7 +99,12 @@ impl Keys {
 
     /// A server that trusts `ca` for users, and whose host key `ca` has certified for every name.
     pub fn sshd(&self) -> Sshd {
-        Sshd::configured(|directory| {
+        self.sshd_on(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same on a free port of `ip`.
+    pub fn sshd_on(&self, ip: IpAddr) -> Sshd {
+        Sshd::start_with(ip, |directory| {
             let mut keygen = Command::new("ssh-keygen");
             keygen.args(["-q", "-h", "-I", "host", "-s"]);
             keygen.arg(self.path("ca"));

@@ -9,6 +9,7 @@ pub mod black_hole;
 pub mod built;
 pub mod http;
 pub mod keys;
+pub mod network;
 pub mod output;
 pub mod process;
 pub mod procfs;

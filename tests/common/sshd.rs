@@ -38,7 +38,8 @@ impl Sshd {
         Self::start_with(Ipv4Addr::LOCALHOST.into(), more)
     }
 
-    fn start_with(ip: IpAddr, more: impl FnOnce(&Path) -> String) -> Self {
+    /// Both.
+    pub fn start_with(ip: IpAddr, more: impl FnOnce(&Path) -> String) -> Self {
         let directory = TempDir::new().expect("a directory for temporary files");
         let at = |name: &str| directory.path().join(name);
         for key in ["host_key", "client_key"] {
@@ -162,8 +163,16 @@ impl Sshd {
         }
     }
 
+    /// Stops the process that accepts, or lets it go on.
+    pub fn freeze_listener(&self, frozen: bool) {
+        self.process.signal(match frozen {
+            true => Signal::STOP,
+            false => Signal::CONT,
+        });
+    }
+
     /// They have process groups of their own, so their parents lead to them.
-    fn kill_sessions(&self) {
+    pub fn kill_sessions(&self) {
         for pid in procfs::descendants(self.process.pid()) {
             // It may have ended in between.
             kill_process(pid, Signal::KILL).ok();
@@ -182,8 +191,13 @@ const ALIAS: &str = "sshd-under-test";
 
 fn launch(directory: &Path, address: SocketAddr, more: &str) -> Process {
     let at = |name: &str| directory.join(name).display().to_string();
+    // Of two values of this one the last counts.
+    let startups = match more.contains("MaxStartups") {
+        true => "",
+        false => "MaxStartups 1000",
+    };
     let config = format!(
-        // Of two values of a keyword the first counts (sshd_config(5)).
+        // Of two values of any other the first counts (sshd_config(5)).
         "{more}\n\
          ListenAddress {address}\n\
          HostKey {}\n\
@@ -194,7 +208,7 @@ fn launch(directory: &Path, address: SocketAddr, more: &str) -> Process {
          PermitRootLogin yes\n\
          PasswordAuthentication no\n\
          KbdInteractiveAuthentication no\n\
-         MaxStartups 1000\n\
+         {startups}\n\
          UseDNS no\n\
          PermitUserRC no\n\
          Subsystem sftp internal-sftp\n",

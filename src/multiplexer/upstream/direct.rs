@@ -19,7 +19,7 @@ use crate::errors::plain;
 use crate::metrics::Refusal;
 
 /// RFC 8305 section 8, "Connection Attempt Delay".
-const STAGGER: Duration = Duration::from_millis(250);
+pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// Addresses of one name that are tried; more are no use within a connect time-out.
 pub const MOST_ADDRESSES: usize = 16;

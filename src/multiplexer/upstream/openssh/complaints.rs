@@ -42,6 +42,15 @@ const MOST_REFUSALS: usize = 1024;
 /// Channels at once, and then some: a stream has two.
 const MOST_CHANNELS: usize = 4096;
 
+/// Before the number of such a line, and what it is.
+const PREFACE: &str = "kex_exchange_identification: banner line ";
+
+/// How ssh names a server that it did not connect to itself.
+const UNKNOWN: [&str; 2] = [
+    " by UNKNOWN port 65535",
+    "Connection to UNKNOWN port 65535: ",
+];
+
 /// The oldest OpenSSH that knows every option a master is given (IdentityAgent came with 7.3).
 const OLDEST: (u32, u32) = (7, 4);
 
@@ -52,6 +61,8 @@ pub struct Complaints {
     line: Vec<u8>,
     lines: VecDeque<String>,
     version: Option<String>,
+    /// What the bastion said before it spoke SSH: mostly that it has no room, or that it is another kind of server.
+    preface: Option<String>,
     /// The target whose channel is named next.
     target: Option<String>,
     channels: HashMap<u32, String>,
@@ -67,6 +78,7 @@ impl Complaints {
             line: Vec::new(),
             lines: VecDeque::new(),
             version: None,
+            preface: None,
             target: None,
             channels: HashMap::new(),
             refusals: VecDeque::new(),
@@ -107,6 +119,11 @@ impl Complaints {
             // Older ones have no colon behind the name.
             if line.starts_with("channel_connect_stdio_fwd") {
                 self.target = line.rsplit(' ').next().map(str::to_owned);
+            } else if let Some((_, said)) = line
+                .strip_prefix(PREFACE)
+                .and_then(|rest| rest.split_once(": "))
+            {
+                self.preface.get_or_insert_with(|| said.to_owned());
             } else if let Some((channel, what)) = channel(line) {
                 if what.starts_with("free") {
                     self.channels.remove(&channel);
@@ -155,6 +172,7 @@ impl Complaints {
 
     /// The login went well: what was said of it is no reason for what comes later.
     pub fn forget(&mut self) {
+        self.preface = None;
         self.lines.clear();
     }
 
@@ -216,7 +234,17 @@ impl Complaints {
             return Some((Down::Local, format!("ssh cannot start: {line}")));
         }
         let line = self.lines.back()?;
-        Some((Down::Lost, format!("ssh says: {line}")))
+        let line = UNKNOWN
+            .iter()
+            .fold(line.clone(), |line, name| line.replace(name, ""));
+        let preface = self.preface().unwrap_or_default();
+        Some((Down::Lost, format!("ssh says: {line}{preface}")))
+    }
+
+    /// What it said before SSH, as the end of a sentence.
+    pub fn preface(&self) -> Option<String> {
+        let said = self.preface.as_ref()?;
+        Some(format!(" (it began with {said:?})"))
     }
 }
 
@@ -309,6 +337,25 @@ mod tests {
         assert_eq!(complaints.refusals.len(), MOST_REFUSALS);
         assert_eq!(complaints.lines.len(), MOST_LINES);
         assert!(complaints.line.len() <= LONGEST);
+    }
+
+    #[test]
+    fn a_server_is_not_called_unknown() {
+        for (text, expected) in [
+            (
+                "Connection closed by UNKNOWN port 65535\r\n",
+                "ssh says: Connection closed",
+            ),
+            (
+                "debug1: kex_exchange_identification: banner line 0: HTTP/1.1 400 Bad\r\n\
+                 debug1: kex_exchange_identification: banner line 1: \r\n\
+                 banner exchange: Connection to UNKNOWN port 65535: invalid format\r\n",
+                "ssh says: banner exchange: invalid format (it began with \"HTTP/1.1 400 Bad\")",
+            ),
+        ] {
+            let reason = said(text).reason().expect("it said something");
+            assert_eq!(reason, (Down::Lost, expected.to_owned()));
+        }
     }
 
     #[test]

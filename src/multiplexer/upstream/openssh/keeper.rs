@@ -38,6 +38,8 @@ pub struct Keeper {
     pub(super) cluster: Arc<Cluster>,
     pub(super) login: Login,
     pub(super) dial_timeout: Duration,
+    /// What its name was last known to stand for.
+    pub(super) addresses: Vec<SocketAddr>,
     /// `None`: the credential is not ours.
     pub(super) credential: Option<Generation>,
     pub(super) generation: Option<u64>,
@@ -50,6 +52,8 @@ pub struct Keeper {
     /// Told to end, and by when.
     pub(super) ending: Vec<(Process, Instant)>,
     pub(super) failures: u32,
+    /// The last failure that was logged.
+    pub(super) told: String,
     /// One failed or was lost since the last was ready.
     pub(super) again: bool,
     pub(super) next_start: Instant,
@@ -75,6 +79,7 @@ impl Keeper {
             cluster,
             login,
             dial_timeout,
+            addresses: Vec::new(),
             credential,
             generation: None,
             relay,
@@ -85,6 +90,7 @@ impl Keeper {
             last_id: 0,
             ending: Vec::new(),
             failures: 0,
+            told: String::new(),
             again: false,
             next_start: Instant::now(),
             next_tick: Instant::now(),
@@ -129,8 +135,12 @@ impl Keeper {
         if !self.begun {
             return None;
         }
+        let is_urgent = |master: &Master| {
+            let is_held_up = matches!(&master.phase, Phase::Ready(_, ready) if ready.is_held_up());
+            master.is_starting() || master.suspect || is_held_up
+        };
         let soon = !self.ending.is_empty()
-            || self.masters.values().any(|master| master.is_starting() || master.suspect)
+            || self.masters.values().any(is_urgent)
             // It comes soon after the start.
             || (self.credential.is_some() && self.generation.is_none());
         let to_start = self.next_start.saturating_duration_since(Instant::now());
@@ -150,7 +160,7 @@ impl Keeper {
         let Some(master) = self.masters.get_mut(&id) else {
             return;
         };
-        if let Phase::Dialling(dial) = &mut master.phase {
+        if let Phase::Dialling(dial, ..) = &mut master.phase {
             let step = dial.ended(attempt, self.epoll.as_fd(), id * STRIDE, Instant::now());
             return self.on_step(id, step);
         }
@@ -178,6 +188,9 @@ impl Keeper {
                 Message::LinkEnded(id) => {
                     if let Some(master) = self.masters.get_mut(&id) {
                         master.suspect = true;
+                        if let Some(running) = master.running() {
+                            running.tcp = None;
+                        }
                     }
                 }
                 Message::Stop => self.stopping = true,
@@ -199,13 +212,22 @@ impl Keeper {
     }
 
     pub fn on_answer(&mut self, id: u64, answer: &Answer) {
+        if let Ok(addresses) = answer {
+            self.addresses.clone_from(addresses);
+        }
+        let is_asking = |master: &Master| matches!(master.phase, Phase::Resolving);
+        if !self.masters.get(&id).is_some_and(is_asking) {
+            return;
+        }
         match answer {
             Ok(addresses) => self.dial(id, addresses),
+            // Who is there shows its host key.
+            Err(_) if !self.addresses.is_empty() => self.dial(id, &self.addresses.clone()),
             Err(why) => self.fail(id, (Down::Name, format!("its name: {why}"))),
         }
     }
 
-    fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
+    pub fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
         let port = self.login.bastion.port;
         let Some(master) = self.masters.get_mut(&id) else {
             return;
@@ -215,8 +237,9 @@ impl Keeper {
             address.set_port(port);
             address
         }));
-        let step = dial.advance(self.epoll.as_fd(), id * STRIDE, Instant::now());
-        master.phase = Phase::Dialling(dial);
+        let now = Instant::now();
+        let step = dial.advance(self.epoll.as_fd(), id * STRIDE, now);
+        master.phase = Phase::Dialling(dial, addresses.to_vec(), now);
         self.on_step(id, step);
     }
 
@@ -267,6 +290,7 @@ impl Keeper {
                 return self.fail(id, (Down::Local, old));
             }
             running.complaints().forget();
+            self.told.clear();
             let took = master.began.elapsed();
             self.cluster.metrics.handshake.observe(took.as_secs_f64());
             let ready = running.ready();

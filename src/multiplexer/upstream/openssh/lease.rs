@@ -63,6 +63,8 @@ pub struct Ready {
     used: AtomicBool,
     /// It takes no more.
     retiring: AtomicBool,
+    /// The bastion acknowledges nothing just now.
+    held_up: AtomicBool,
     /// The bastion has let it connect somewhere, or try to.
     forwards: AtomicBool,
     prohibited: AtomicBool,
@@ -98,8 +100,7 @@ impl Cluster {
         let mut state = self.lock();
         state.waiting.remove(&who);
         let open = state
-            .ready
-            .iter()
+            .usable()
             .filter(|master| master.streams() < self.most_streams);
         if let Some(master) = open.min_by_key(|master| master.streams()) {
             let master = master.clone();
@@ -116,7 +117,7 @@ impl Cluster {
                 master,
             });
         }
-        if let (true, Some(down)) = (state.ready.is_empty(), &state.down) {
+        if let (None, Some(down)) = (state.usable().next(), &state.down) {
             return Taken::Failed(down.clone());
         }
         state.waiting.insert(who);
@@ -129,7 +130,8 @@ impl Cluster {
     pub fn offer(&self) {
         let mut state = self.lock();
         let has_room = |master: &Arc<Ready>| master.streams() < self.most_streams;
-        let next = match state.ready.iter().any(has_room) {
+        let is_room = state.usable().any(has_room);
+        let next = match is_room {
             true => state.waiting.pop_first(),
             false => None,
         };
@@ -157,6 +159,19 @@ impl Cluster {
     pub fn add(&self, master: Arc<Ready>) {
         let mut state = self.lock();
         state.ready.push(master);
+        self.serve(state);
+    }
+
+    /// The bastion acknowledges nothing of what this one sends, or does again.
+    pub fn hold_up(&self, master: &Ready, is_held_up: bool) {
+        let state = self.lock();
+        master.held_up.store(is_held_up, Ordering::Relaxed);
+        if !is_held_up {
+            self.serve(state);
+        }
+    }
+
+    fn serve(&self, mut state: MutexGuard<'_, State>) {
         (state.down, state.lost) = (None, None);
         let mut served = Vec::new();
         while served.len() < self.most_streams
@@ -180,7 +195,7 @@ impl Cluster {
     pub fn fail(&self, reason: Down, sentence: &str) {
         let failure = Failure::new(reason.refusal(), sentence);
         let mut state = self.lock();
-        if !state.ready.is_empty() {
+        if state.usable().next().is_some() {
             return;
         }
         state.down = Some(failure.clone());
@@ -199,17 +214,18 @@ impl Cluster {
     pub fn problem(&self) -> Option<String> {
         let state = self.lock();
         let Self { name, bastion, .. } = self;
-        if state.ready.is_empty() {
+        if state.usable().next().is_none() {
             let down = state.down.as_ref().map(|down| down.message.clone());
-            let connecting = || format!("cluster {name}: connecting to the bastion {bastion}");
-            return down
-                .or_else(|| state.lost.clone())
-                .or_else(|| Some(connecting()));
+            let now = || match state.ready.is_empty() {
+                true => format!("cluster {name}: connecting to the bastion {bastion}"),
+                false => format!("cluster {name}: the bastion {bastion} does not answer just now"),
+            };
+            return down.or_else(|| state.lost.clone()).or_else(|| Some(now()));
         }
         let forbids = |master: &Arc<Ready>| {
             master.prohibited.load(Ordering::Relaxed) && !master.forwards.load(Ordering::Relaxed)
         };
-        state.ready.iter().all(forbids).then(|| {
+        state.usable().all(forbids).then(|| {
             format!(
                 "cluster {name}: the bastion {bastion} forwards nothing for us (AllowTcpForwarding and PermitOpen \
                  there, or a certificate without permit-port-forwarding)"
@@ -223,10 +239,15 @@ impl Cluster {
 }
 
 impl State {
+    /// Those that a stream may be asked of.
+    fn usable(&self) -> impl Iterator<Item = &Arc<Ready>> {
+        self.ready.iter().filter(|master| !master.is_held_up())
+    }
+
     fn load(&self) -> Load {
-        let on_masters: usize = self.ready.iter().map(|master| master.streams()).sum();
+        let on_masters: usize = self.usable().map(|master| master.streams()).sum();
         Load {
-            ready: self.ready.len(),
+            ready: self.usable().count(),
             streams: on_masters + self.waiting.len(),
         }
     }
@@ -247,6 +268,7 @@ impl Ready {
             streams: AtomicUsize::new(0),
             used: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
+            held_up: AtomicBool::new(false),
             forwards: AtomicBool::new(false),
             prohibited: AtomicBool::new(false),
         }
@@ -259,6 +281,11 @@ impl Ready {
     /// Whether it takes no more.
     pub fn is_retiring(&self) -> bool {
         self.retiring.load(Ordering::Relaxed)
+    }
+
+    /// Whether the bastion acknowledges nothing of it just now.
+    pub fn is_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed)
     }
 
     /// Whether there was a stream since the last time this was asked, or is.

@@ -1,11 +1,13 @@
 //! One shared connection on its way: look-up, dial, handshake, streams, end.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::sockopt::set_tcp_user_timeout;
 
 use super::complaints::Complaints;
@@ -19,6 +21,9 @@ use crate::multiplexer::upstream::direct::Dial;
 
 /// What is sent and not acknowledged for so long is lost: as with ssh's own keepalives.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// What was sent so often in a row, and not acknowledged, is held up: for 600 ms at least, more on a long way.
+const HELD_UP: u8 = 2;
 
 /// Why a master is none: what kind, and a sentence without its subject.
 pub type Problem = (Down, String);
@@ -40,8 +45,8 @@ pub struct Master {
 pub enum Phase {
     /// Its bastion's name is being looked up.
     Resolving,
-    /// The bastion is being dialled.
-    Dialling(Dial),
+    /// The bastion is being dialled, at these addresses since then.
+    Dialling(Dial, Vec<SocketAddr>, Instant),
     /// `ssh` logs in.
     Login(Running),
     /// It takes streams.
@@ -55,6 +60,8 @@ pub struct Running {
     pub process: Process,
     pub complaints: Arc<Mutex<Complaints>>,
     pub down: Arc<AtomicBool>,
+    /// The relay's, to look at, until that has closed it.
+    pub tcp: Option<OwnedFd>,
 }
 
 impl Master {
@@ -113,6 +120,7 @@ impl Running {
         epoll::add(epoll, ends.complaints.as_fd(), data, epoll::EventFlags::IN)
             .map_err(|error| local(format!("cannot watch ssh: {}", plain(error))))?;
         let (down, inbox) = (Arc::new(AtomicBool::new(false)), cluster.inbox.clone());
+        let seen = fcntl_dupfd_cloexec(&tcp, 0).ok();
         relay.add(Pair {
             client: ends.link,
             upstream: tcp,
@@ -128,7 +136,14 @@ impl Running {
             process,
             complaints: Arc::new(Mutex::new(ends.complaints)),
             down,
+            tcp: seen,
         })
+    }
+
+    /// Whether the bastion acknowledges nothing of what it was sent.
+    pub fn is_held_up(&self) -> bool {
+        let tcp = self.tcp.as_ref();
+        tcp.is_some_and(|tcp| crate::sys::sent_again(tcp.as_fd()) >= HELD_UP)
     }
 
     pub fn complaints(&self) -> MutexGuard<'_, Complaints> {

@@ -15,6 +15,7 @@ use super::keeper::{Keeper, STRIDE, TICK};
 use super::lease::Cluster;
 use super::master::{Master, Phase, Problem};
 use crate::metrics::bastion::Down;
+use crate::multiplexer::upstream::direct::STAGGER;
 
 /// For a login, from the connected bastion on.
 const LOGIN: Duration = Duration::from_secs(30);
@@ -31,9 +32,20 @@ const MOST_STARTING: usize = 4;
 /// Masters at once, those that only wait for their last streams among them.
 const MOST_MASTERS: usize = 1024;
 
-/// The first pause after a failure, and the longest.
+/// The first pause after a failure, and the longest: a login that fails costs the bastion something.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A pause that users are not told of.
+const WORTH_WAITING: Duration = Duration::from_secs(3);
+
+/// While the bastion cannot be reached, pauses do not grow beyond that of so many failures, which is a second:
+/// nobody is to wait for long once it can.
+const OUTAGE: u32 = 1;
+
+/// After so long without an answer it is dialled afresh: the kernel's own attempts are 1, 2, 4 and 8 s apart. Each
+/// of its addresses adds the time until the next is tried.
+const REDIAL: Duration = Duration::from_secs(2);
 
 /// For an `ssh` to end by itself.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -97,11 +109,22 @@ impl Keeper {
         };
         let suspect = master.suspect || tick || master.is_starting();
         let problem = match &mut master.phase {
+            Phase::Resolving if age >= REDIAL / 2 && !self.addresses.is_empty() => {
+                // The answer is still of use to the next.
+                return self.dial(id, &self.addresses.clone());
+            }
             Phase::Resolving => late("its name was not resolved", self.dial_timeout),
-            Phase::Dialling(dial) if age >= self.dial_timeout => {
+            Phase::Dialling(dial, ..) if age >= self.dial_timeout => {
                 Some((Down::Timeout, dial.timed_out(self.dial_timeout).message))
             }
-            Phase::Dialling(dial) => {
+            Phase::Dialling(_, addresses, since)
+                if now.saturating_duration_since(*since)
+                    >= REDIAL + STAGGER * addresses.len() as u32 =>
+            {
+                let addresses = std::mem::take(addresses);
+                return self.dial(id, &addresses);
+            }
+            Phase::Dialling(dial, ..) => {
                 let step = dial.advance(self.epoll.as_fd(), id * STRIDE, now);
                 return self.on_step(id, step);
             }
@@ -110,7 +133,17 @@ impl Keeper {
                 if ended.is_none() && self.cluster.control.connect(&running.process.name).is_ok() {
                     return self.on_ready(id);
                 }
-                ended.or_else(|| late("there was no login", self.dial_timeout + LOGIN))
+                let held_up = || {
+                    // A fresh one is there sooner.
+                    let what = "it does not answer any more, in the middle of the login";
+                    (tick && running.is_held_up()).then(|| (Down::Timeout, what.into()))
+                };
+                let late = late("there was no login", self.dial_timeout + LOGIN);
+                let late = late.map(|(down, what)| {
+                    let preface = running.complaints().preface().unwrap_or_default();
+                    (down, what + &preface)
+                });
+                ended.or(late).or_else(held_up)
             }
             Phase::Ready(running, ready) if ready.is_retiring() => {
                 // A stream found that it does not listen: mostly because it ends just now.
@@ -122,6 +155,12 @@ impl Keeper {
                     return self.set_aside(id);
                 }
                 ended
+            }
+            Phase::Ready(running, ready)
+                if (tick || ready.is_held_up()) && running.is_held_up() != ready.is_held_up() =>
+            {
+                self.cluster.hold_up(ready, !ready.is_held_up());
+                None
             }
             Phase::Ready(running, _) | Phase::Retiring(running, _) if suspect => {
                 let ended = running.ended();
@@ -147,7 +186,8 @@ impl Keeper {
         let mut spare = load.ready.saturating_sub(self.cluster.wanted(load));
         let fresh = self.generation.unwrap_or(0);
         let is_fresh = |master: &Master| {
-            matches!(master.phase, Phase::Ready(..)) && master.generation == fresh
+            matches!(&master.phase, Phase::Ready(_, ready) if !ready.is_held_up())
+                && master.generation == fresh
         };
         let has_fresh = self.masters.values().any(is_fresh);
         for master in self.masters.values_mut() {
@@ -206,7 +246,9 @@ impl Keeper {
             // The first, or one for all that have an old credential.
             wanted = wanted.max(1);
         }
-        for _ in starting..MOST_STARTING.min(starting + wanted) {
+        // One that was dropped had too many beside it, from here or elsewhere.
+        let most = if self.failures == 0 { MOST_STARTING } else { 1 };
+        for _ in starting..most.min(starting + wanted) {
             // One that fails at once is reason enough to pause.
             if self.masters.len() < MOST_MASTERS && now >= self.next_start {
                 self.start(generation);
@@ -253,6 +295,11 @@ impl Keeper {
         let Some(master) = self.masters.get(&id) else {
             return;
         };
+        let is_outage = matches!(master.phase, Phase::Resolving | Phase::Dialling(..))
+            && matches!(
+                down,
+                Down::Name | Down::Refused | Down::Unreachable | Down::Timeout
+            );
         let (was_ready, lived) = (!master.is_starting(), master.began.elapsed());
         let retiring = matches!(master.phase, Phase::Retiring(..));
         if let Phase::Ready(_, ready) = &master.phase {
@@ -274,7 +321,12 @@ impl Keeper {
             false => format!("no connection to the bastion {bastion}"),
         };
         let sentence = format!("cluster {name}: {what}: {problem}");
-        tracing::warn!("{sentence}");
+        // Of an outage every attempt has the same to say.
+        match self.told == sentence {
+            true => tracing::debug!("{sentence}"),
+            false => tracing::warn!("{sentence}"),
+        }
+        self.told.clone_from(&sentence);
         if retiring {
             return;
         }
@@ -285,10 +337,10 @@ impl Keeper {
             // At once, but not all who lost it in the same moment.
             self.next_start = now + pause(0) / 4;
         } else {
-            fall_back(&mut self.failures, &mut self.next_start, now);
+            fall_back(&mut self.failures, &mut self.next_start, now, is_outage);
         }
-        match was_ready {
-            // It has worked: who comes waits for the next one.
+        // It has worked: who comes waits for the next one, if that comes soon.
+        match was_ready && self.next_start <= now + WORTH_WAITING {
             true => self.cluster.lost(sentence),
             false => self.cluster.fail(down, &sentence),
         }
@@ -308,12 +360,16 @@ impl Keeper {
     }
 }
 
-/// Counts a failure, unless there is a pause already: many that are lost at once are one.
-fn fall_back(failures: &mut u32, next_start: &mut Instant, now: Instant) {
-    if now >= *next_start {
-        *next_start = now + pause(*failures);
-        *failures = failures.saturating_add(1);
+/// Counts a failure, unless there is a pause already: many that are lost at once are one. An outage, however
+/// long, counts as one, too.
+fn fall_back(failures: &mut u32, next_start: &mut Instant, now: Instant, is_outage: bool) {
+    if now < *next_start {
+        return;
     }
+    (*next_start, *failures) = match is_outage {
+        true => (now + pause(OUTAGE.min(*failures)), OUTAGE.max(*failures)),
+        false => (now + pause(*failures), failures.saturating_add(1)),
+    };
 }
 
 /// After so many failures; half to one and a half of it, so that many tbots that lost one bastion do not come
@@ -342,7 +398,7 @@ mod tests {
         let (mut failures, mut next_start) = (0, now);
         for round in 0..3 {
             for _ in 0..50 {
-                fall_back(&mut failures, &mut next_start, now);
+                fall_back(&mut failures, &mut next_start, now, false);
             }
             assert_eq!(failures, round + 1);
             assert!(next_start <= now + FIRST_PAUSE * 2_u32.pow(round) * 3 / 2);
