@@ -215,7 +215,12 @@ impl Keeper {
         if let Ok(addresses) = answer {
             self.addresses.clone_from(addresses);
         }
-        let is_asking = |master: &Master| matches!(master.phase, Phase::Resolving);
+        let is_asking = |master: &Master| match &master.phase {
+            Phase::Resolving => true,
+            // It was where those are, and has moved.
+            Phase::Dialling(_, old, _) => answer.as_ref().is_ok_and(|new| new != old),
+            _ => false,
+        };
         if !self.masters.get(&id).is_some_and(is_asking) {
             return;
         }
