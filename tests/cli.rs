@@ -242,10 +242,7 @@ fn an_unknown_flag_is_told_with_a_near_miss() {
 #[test]
 fn a_flag_of_the_original_is_told_why_not() {
     const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; leave it out";
-    const LATER: &str =
-        "is not in this version of tbot-rs: without it targets are dialled directly";
     for (flag, why) in [
-        ("--proxy-templates-path", LATER),
         ("--token", CLUSTER),
         ("--join-method", CLUSTER),
         ("--auth-server", CLUSTER),
