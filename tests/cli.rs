@@ -75,6 +75,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         ("    --name NAME", "[default: ssh-multiplexer-N]"),
         ("    --cluster-name NAME", "[default: none, every host]"),
         ("    --proxy-command WORD", "[default: this program]"),
+        ("    --proxy-templates-path PATH", "[default: none]"),
         ("    --enable-resumption", "[default: false]"),
         ("    --connect-timeout DURATION", "[default: 10s]"),
         ("    --max-connections NUMBER", "[default: 10000]"),

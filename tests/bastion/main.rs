@@ -2,11 +2,13 @@
 //! the real `ssh` as the client of both.
 #![cfg(feature = "cli")]
 
+mod clusters;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
 mod lifetime;
 mod sessions;
+mod templates;
 
 use rustix::process::Pid;
 
