@@ -70,7 +70,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         ("    --shutdown-grace DURATION", "[default: 10s]"),
         ("    --storage memory:|PATH", "[default: memory:]"),
     ];
-    const MULTIPLEXER: [(&str, &str); 8] = [
+    const MULTIPLEXER: [(&str, &str); 9] = [
         ("    --destination PATH", "[default: none, required]"),
         ("    --name NAME", "[default: ssh-multiplexer-N]"),
         ("    --cluster-name NAME", "[default: none, every host]"),
