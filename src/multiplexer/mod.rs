@@ -368,6 +368,8 @@ impl Drop for Multiplexer {
     fn drop(&mut self) {
         self.stop_accepting();
         self.setup.send(Message::Stop);
+        // All of them at once: each may have to wait for its masters.
+        self.pools.iter().for_each(Pool::stop);
         if let Some(thread) = self.thread.take() {
             // A panic was reported by the hook already.
             let _ = thread.join();
