@@ -95,7 +95,10 @@ fn a_request_lands_in_the_cluster_it_names_and_else_in_the_first() {
 #[test]
 fn a_name_is_cut_off_no_address_and_leaves_something() {
     let (bastion, echo) = (Sshd::start(), Server::echo());
-    let clusters = [by_way_of("'1'", &bastion, ""), "      - name: invalid\n".to_owned()];
+    let clusters = [
+        by_way_of("'1'", &bastion, ""),
+        "      - name: invalid\n".to_owned(),
+    ];
     let tbot = with_clusters(&clusters, "").start();
     await_healthy(&tbot, "mux");
     // It ends in ".1", the cluster's name.

@@ -90,7 +90,7 @@ fn a_template_changes_host_port_and_cluster() {
     let long = "a".repeat(1100);
     let line = refusal(&tbot, format!("{long}:22"));
     assert!(
-        line.contains("longer than the 1024 bytes that proxy templates look at"),
+        line.contains("longer than the 512 bytes that proxy templates look at"),
         "{line}"
     );
 }

@@ -108,7 +108,7 @@ fn overlap(one: &str, other: &str) -> bool {
         let before = std::mem::replace(&mut fits, vec![false; other.len() + 1]);
         fits[0] = before[0] && a == b'*';
         for (used, &b) in other.iter().enumerate() {
-            let same = a == b || [a, b].iter().any(|c| *c == b'?');
+            let same = a == b || [a, b].contains(&b'?');
             fits[used + 1] = match a == b'*' || b == b'*' {
                 true => fits[used] || before[used + 1] || before[used],
                 false => before[used] && same,
