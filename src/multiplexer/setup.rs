@@ -48,13 +48,6 @@ const KNOCK: Duration = Duration::from_millis(2);
 /// spin, as the connection stays in the queue.
 const REST: Duration = Duration::from_millis(20);
 
-/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
-/// answer, is there. Beyond these they are closed at once.
-const MOST_TURNED_AWAY: usize = 64;
-
-/// How long one of them may take for that.
-const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// epoll data of the two descriptors that are no connection's; those of connection `id` begin with
 /// `id * STRIDE`: its client, then its dial's attempts, or its control connection.
 const LISTENER: u64 = 0;

@@ -1,18 +1,25 @@
 //! The set-up thread's part before the request: who is accepted, and who is turned away.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
-use super::{LISTENER, MOST_TURNED_AWAY, Pending, REST, Setup, Stage, TURN_AWAY_TIMEOUT};
+use super::{LISTENER, Pending, REST, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
 use crate::multiplexer::counts::InFlight;
 use crate::multiplexer::request::Incoming;
 use crate::multiplexer::upstream::Failure;
+
+/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
+/// answer, is there. Beyond these they are closed at once.
+const MOST_TURNED_AWAY: usize = 64;
+
+/// How long one of them may take for that.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Setup {
     /// Who comes now is refused by the kernel, and who has connected is served: in the queue nobody
