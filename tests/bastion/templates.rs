@@ -3,6 +3,7 @@
 use crate::common::keys::{Keys, await_healthy, with_identity};
 use crate::common::server::Server;
 use crate::common::sshd::Sshd;
+use crate::common::tbot::Tbot;
 use crate::common::v1::{assert_echoes, dial};
 use crate::refusal;
 
@@ -91,6 +92,26 @@ fn a_template_changes_host_port_and_cluster() {
     let line = refusal(&tbot, format!("{long}:22"));
     assert!(
         line.contains("longer than the 512 bytes that proxy templates look at"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_flag_names_a_file_of_templates() {
+    let (echo, keys) = (Server::echo(), Keys::new());
+    let templates = format!(
+        "proxy_templates: [{{ template: '^short:', host: '{}' }}]",
+        echo.address
+    );
+    let file = keys.write("templates.yaml", templates);
+    let file = file.display().to_string();
+    let tbot = Tbot::with(&["--proxy-templates-path", &file]);
+    assert_echoes(&mut dial(&tbot, "short:1"), b"there");
+    // There is one cluster, without a name.
+    assert_echoes(&mut dial(&tbot, echo.address), b"as ever");
+    let line = refusal(&tbot, format!("{}|x", echo.address));
+    assert!(
+        line.contains("none is named here, so leave it out"),
         "{line}"
     );
 }
