@@ -70,11 +70,12 @@ fn help_has_every_flag_with_its_default_and_variable() {
         ("    --shutdown-grace DURATION", "[default: 10s]"),
         ("    --storage memory:|PATH", "[default: memory:]"),
     ];
-    const MULTIPLEXER: [(&str, &str); 8] = [
+    const MULTIPLEXER: [(&str, &str); 9] = [
         ("    --destination PATH", "[default: none, required]"),
         ("    --name NAME", "[default: ssh-multiplexer-N]"),
         ("    --cluster-name NAME", "[default: none, every host]"),
         ("    --proxy-command WORD", "[default: this program]"),
+        ("    --proxy-templates-path PATH", "[default: none]"),
         ("    --enable-resumption", "[default: false]"),
         ("    --connect-timeout DURATION", "[default: 10s]"),
         ("    --max-connections NUMBER", "[default: 10000]"),
@@ -242,10 +243,7 @@ fn an_unknown_flag_is_told_with_a_near_miss() {
 #[test]
 fn a_flag_of_the_original_is_told_why_not() {
     const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; leave it out";
-    const LATER: &str =
-        "is not in this version of tbot-rs: without it targets are dialled directly";
     for (flag, why) in [
-        ("--proxy-templates-path", LATER),
         ("--token", CLUSTER),
         ("--join-method", CLUSTER),
         ("--auth-server", CLUSTER),

@@ -70,23 +70,10 @@ pub(super) fn start(
         );
     }
     let mut options = multiplexer::Options::new(&settings.destination, proxy_command);
-    options.cluster_name.clone_from(&settings.cluster_name);
-    options.connect_timeout = settings.connect_timeout;
     options.max_connections = wanted.min(affordable);
     options.allowed_uids.clone_from(&settings.allowed_uids);
-    options.bastion = settings
-        .bastion
-        .as_ref()
-        .map(|bastion| multiplexer::Bastion {
-            host: bastion.server.host.clone(),
-            port: bastion.server.port,
-            user: bastion.user.clone(),
-            identity_file: bastion.identity_file.clone(),
-            ssh_config_path: bastion.ssh_config_path.clone(),
-            max_streams: bastion.max_streams_per_connection,
-        });
-    options.host_ca.clone_from(&settings.host_ca);
-    options.known_hosts.clone_from(&settings.known_hosts);
+    options.clusters = settings.clusters.iter().map(cluster).collect();
+    options.templates.clone_from(&settings.templates);
     options.identity = identity;
     let multiplexer = Multiplexer::start(&options, metrics);
     let multiplexer = multiplexer.map_err(|error| Error::Multiplexer(name.clone(), error))?;
@@ -102,6 +89,26 @@ pub(super) fn start(
         reporter,
         has_lost_sockets: false,
     })
+}
+
+fn cluster(settings: &config::Cluster) -> multiplexer::Cluster {
+    let bastion = |bastion: &config::Bastion| multiplexer::Bastion {
+        host: bastion.server.host.clone(),
+        port: bastion.server.port,
+        user: bastion.user.clone(),
+        identity_file: bastion.identity_file.clone(),
+        ssh_config_path: bastion.ssh_config_path.clone(),
+        ssh_options: bastion.ssh_options.clone(),
+        max_streams: bastion.max_streams_per_connection,
+    };
+    let mut cluster = multiplexer::Cluster::default();
+    cluster.name.clone_from(&settings.name);
+    cluster.bastion = settings.bastion.as_ref().map(bastion);
+    cluster.hosts.clone_from(&settings.hosts);
+    cluster.connect_timeout = settings.connect_timeout;
+    cluster.host_ca.clone_from(&settings.host_ca);
+    cluster.known_hosts.clone_from(&settings.known_hosts);
+    cluster
 }
 
 impl Service {

@@ -61,7 +61,7 @@ pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
 pub(super) const PID_FILE: &str = "--pid-file";
 
-pub(super) const FLAGS: [Flag; 20] = [
+pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         long: CONFIG,
         short: Some('c'),
@@ -221,6 +221,16 @@ pub(super) const FLAGS: [Flag; 20] = [
         help: "Word of the command that ssh connects with; once for each word",
         scope: Scope::SshMultiplexer,
         target: Target::Service("proxy_command"),
+    },
+    Flag {
+        long: "--proxy-templates-path",
+        short: None,
+        kind: Kind::Path("PATH"),
+        env: None,
+        default: "none",
+        help: "File of templates that rewrite targets, in YAML: proxy_templates and a list",
+        scope: Scope::SshMultiplexer,
+        target: Target::Service("proxy_templates_path"),
     },
     Flag {
         long: "--enable-resumption",

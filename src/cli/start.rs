@@ -276,9 +276,9 @@ mod tests {
         let ServiceKind::SshMultiplexer(mux) = &service.kind;
         assert_eq!(service.name, "mux");
         assert_eq!(mux.destination, Path::new("/nowhere/a b"));
-        assert_eq!(mux.cluster_name.as_deref(), Some("prod"));
+        assert_eq!(mux.clusters[0].name.as_deref(), Some("prod"));
         assert_eq!(mux.proxy_command, ["/bin/x", "--y"]);
-        assert_eq!(mux.connect_timeout, Duration::from_secs(1));
+        assert_eq!(mux.clusters[0].connect_timeout, Duration::from_secs(1));
         assert_eq!(mux.max_connections, 7);
         assert_eq!(mux.allowed_uids, [0, 1000]);
         assert_eq!(mux.credential_ttl, Duration::from_secs(7200));
@@ -355,13 +355,16 @@ mod tests {
         let flag = format!("{MUX} --proxy-server Bastion.example.com:22");
         let (settings, _) = right(&flag, &[("TELEPORT_PROXY", "other.example.com:443")]);
         let ServiceKind::SshMultiplexer(mux) = &settings.services[0].kind;
-        let bastion = mux.bastion.as_ref().expect("it is named");
+        let bastion = mux.clusters[0].bastion.as_ref().expect("it is named");
         let server = (&*bastion.server.host, bastion.server.port);
         assert_eq!(server, ("Bastion.example.com", 22));
-        assert_eq!(mux.cluster_name.as_deref(), Some("bastion.example.com"));
+        assert_eq!(mux.clusters[0].name.as_deref(), Some("bastion.example.com"));
         let (settings, _) = right(MUX, &[("TELEPORT_PROXY", "[::1]:443")]);
         let ServiceKind::SshMultiplexer(mux) = &settings.services[0].kind;
-        assert_eq!(mux.bastion.as_ref().map(|b| &*b.server.host), Some("::1"));
+        assert_eq!(
+            mux.clusters[0].bastion.as_ref().map(|b| &*b.server.host),
+            Some("::1")
+        );
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! Flags and commands of Teleport's tbot that are not here: each gets a sentence that says why.
 
-const LATER: &str = "is not in this version of tbot-rs: without it targets are dialled directly";
 const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; leave it out";
 const VERSION_1: &str = "is of version 1; write --destination of `tbot start ssh-multiplexer`";
 const NOT_YET: &str = "is not in this version of tbot-rs";
 
-const FLAGS: [(&str, &str); 23] = [
-    ("proxy-templates-path", LATER),
+const FLAGS: [(&str, &str); 22] = [
     ("auth-server", CLUSTER),
     ("token", CLUSTER),
     ("join-method", CLUSTER),

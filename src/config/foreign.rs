@@ -3,8 +3,7 @@
 
 use super::quoted;
 
-const LATER: &str =
-    "is not in this version of tbot-rs; remove it: without it targets are dialled directly";
+const ELSEWHERE: &str = "is a key of a service of type ssh-multiplexer; write it there";
 const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; remove it";
 const SYMLINKS: &str = "is not a choice here; remove it: tbot-rs always refuses a symbolic link \
     that another user owns";
@@ -33,9 +32,9 @@ const JOIN_METHODS: [&str; 16] = [
 
 /// Keys of the original's configuration, and why they are an error.
 const KEYS: [(&str, &str); 13] = [
-    ("proxy_templates_path", LATER),
-    ("proxy_templates", LATER),
-    ("clusters", LATER),
+    ("proxy_templates_path", ELSEWHERE),
+    ("proxy_templates", ELSEWHERE),
+    ("clusters", ELSEWHERE),
     ("auth_server", CLUSTER),
     ("fips", CLUSTER),
     ("insecure", CLUSTER),

@@ -5,14 +5,16 @@
 //! through one reader and its one set of rules. A [`Settings`] that exists is valid.
 //!
 //! The way of a file: [`Source`] (bounded text with a name) → `yaml` (tree of [`Node`]s) → `cursor`
-//! (typed reading, errors with line and key) → `schema`, `service`, `destination`, `address`.
+//! (typed reading, errors with line and key) → `schema`, `service`, `cluster`, `template`, `destination`, `address`.
 
 mod address;
+mod cluster;
 mod cursor;
 mod destination;
 mod duration;
 mod error;
 pub(crate) mod foreign;
+mod host_keys;
 mod nearest;
 mod node;
 mod onboarding;
@@ -20,6 +22,8 @@ mod schema;
 mod service;
 mod settings;
 mod source;
+mod ssh_options;
+mod template;
 mod yaml;
 
 pub use duration::show_duration;
@@ -27,7 +31,8 @@ pub use error::Error;
 pub use node::{Node, Origin, Value};
 pub use schema::{Overrides, load};
 pub use settings::{
-    Bastion, HostPort, IdentityOutput, LogFormat, Service, ServiceKind, Settings, SshMultiplexer,
+    Bastion, Cluster, HostPort, IdentityOutput, LogFormat, Service, ServiceKind, Settings,
+    SshMultiplexer,
 };
 pub use source::Source;
 

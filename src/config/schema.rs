@@ -38,7 +38,7 @@ pub struct Overrides {
 /// The settings of a run from its file, if it has one, and what is laid over it.
 pub fn load(source: Option<&Source>, overrides: Overrides) -> Result<Loaded, Error> {
     let mut root = match source {
-        Some(source) => yaml::parse(source)?,
+        Some(source) => yaml::parse(source, "a configuration begins with version: v2")?,
         None => Node::new(Value::Map(Vec::new()), Origin::File),
     };
     let reading = Reading {

@@ -1,14 +1,14 @@
 //! The services of a configuration: their types, names, and the ssh-multiplexer's keys.
 
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cursor::{Cursor, Map};
-use super::settings::{Bastion, HostPort, IdentityOutput, Service, ServiceKind, SshMultiplexer};
-use super::{Error, address, destination, did_you_mean, foreign, quoted, show_duration};
-use crate::errors::plain;
-use crate::identity;
+use super::settings::{HostPort, IdentityOutput, Service, ServiceKind, SshMultiplexer};
+use super::{
+    Error, address, cluster, destination, did_you_mean, foreign, host_keys, quoted, show_duration,
+    template,
+};
 
 const SSH_MULTIPLEXER: &str = "ssh-multiplexer";
 const IDENTITY: &str = "identity";
@@ -25,14 +25,14 @@ const RESERVED: [&str; 5] = [
     "spiffe-trust-bundle-cache",
 ];
 
-/// Of a file with public keys; a key is at most a kilobyte.
-const MAX_KEYS: u64 = 256 * 1024;
-
 const KEYS: &[&str] = &[
     "type",
     "name",
     "destination",
+    "clusters",
     "cluster_name",
+    "proxy_templates",
+    "proxy_templates_path",
     "proxy_command",
     "enable_resumption",
     "connect_timeout",
@@ -46,14 +46,6 @@ const KEYS: &[&str] = &[
     "max_streams_per_connection",
     "credential_ttl",
     "renewal_interval",
-];
-
-/// Those of them that are about the bastion.
-const BASTION_KEYS: [&str; 4] = [
-    "user",
-    "identity_file",
-    "ssh_config_path",
-    "max_streams_per_connection",
 ];
 
 const IDENTITY_KEYS: &[&str] = &[
@@ -202,10 +194,8 @@ fn identity(map: &Map, name: String, renewal: Renewal) -> Result<IdentityOutput,
         name,
         destination: destination::destination(&destination)?,
         cluster_name: map.optional("cluster_name", address::cluster_name)?,
-        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
-        known_hosts: map
-            .optional("known_hosts", known_hosts)?
-            .unwrap_or_default(),
+        host_ca: host_keys::authorities(map)?,
+        known_hosts: host_keys::known_hosts(map)?,
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,
     })
@@ -248,118 +238,19 @@ fn ssh_multiplexer(
         cursor.warn("has no effect: resuming sessions needs the Teleport proxy");
     }
     let renewal = renewal.read(map)?;
-    let bastion = bastion(map, proxy_server)?;
-    let cluster_name = map.optional("cluster_name", address::cluster_name)?;
-    // As in the original: a cluster without a name has its proxy's.
-    let default = || Some(bastion.as_ref()?.server.host.to_ascii_lowercase());
+    let clusters = cluster::clusters(map, proxy_server)?;
     Ok(SshMultiplexer {
         destination: destination::destination(&destination)?,
-        cluster_name: cluster_name.or_else(default),
-        bastion,
+        templates: template::templates(map, &clusters)?,
+        clusters,
         proxy_command: map.optional("proxy_command", words)?.unwrap_or_default(),
-        connect_timeout: map
-            .optional("connect_timeout", Cursor::duration)?
-            .unwrap_or(Duration::from_secs(10)),
         max_connections: map
             .optional("max_connections", |at| at.number(1, 1_000_000))?
             .map_or(10_000, |number| number as usize),
         allowed_uids: map.optional("allowed_uids", uids)?.unwrap_or_default(),
-        host_ca: map.optional("host_ca", public_keys)?.unwrap_or_default(),
-        known_hosts: map
-            .optional("known_hosts", known_hosts)?
-            .unwrap_or_default(),
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,
     })
-}
-
-fn bastion(map: &Map, server: Option<&HostPort>) -> Result<Option<Bastion>, Error> {
-    let user = map.optional("user", user)?;
-    let identity_file = map.optional("identity_file", destination::file)?;
-    let ssh_config_path = map.optional("ssh_config_path", destination::file)?;
-    let streams = map.optional("max_streams_per_connection", |at| at.number(1, 1000))?;
-    let Some(server) = server else {
-        for at in BASTION_KEYS.iter().filter_map(|key| map.get(key)) {
-            at.warn("has no effect: without \"proxy_server\" targets are dialled directly");
-        }
-        return Ok(None);
-    };
-    Ok(Some(Bastion {
-        server: server.clone(),
-        user,
-        identity_file,
-        ssh_config_path,
-        max_streams_per_connection: streams.map_or(100, |number| number as usize),
-    }))
-}
-
-fn user(cursor: &Cursor) -> Result<String, Error> {
-    let user = cursor.text()?;
-    if user.is_empty() || user.starts_with('-') || user.contains(char::is_whitespace) {
-        return Err(cursor.error(format!("{} is no user's name", quoted(user))));
-    }
-    Ok(user.to_owned())
-}
-
-/// Public keys in OpenSSH's form, without their comments: each item is one, or the path of a file of them.
-fn public_keys(cursor: &Cursor) -> Result<Vec<String>, Error> {
-    let mut keys = Vec::new();
-    for item in cursor.list("a list of public keys and paths such as [/etc/ssh/host_ca.pub]")? {
-        let text = item.text()?;
-        if !text.starts_with('/') {
-            keys.push(public_key(&item, text, "")?);
-            continue;
-        }
-        let mut file = String::new();
-        let opened = identity::file::open(Path::new(text), MAX_KEYS);
-        let read = opened.and_then(|opened| match opened {
-            Some((from, _)) => from.take(MAX_KEYS).read_to_string(&mut file),
-            None => Err(io::Error::other("it is no file of at most 256 KiB")),
-        });
-        read.map_err(|error| {
-            item.error(format!(
-                "{} cannot be read: {}",
-                quoted(text),
-                plain(&error)
-            ))
-        })?;
-        let before = keys.len();
-        for line in file.lines().map(str::trim) {
-            if !line.is_empty() && !line.starts_with('#') {
-                keys.push(public_key(&item, line, &format!(" in {text}"))?);
-            }
-        }
-        if keys.len() == before {
-            // Without a key ssh would go by its own files, which nobody means who names one.
-            return Err(item.error(format!("{} has no public key", quoted(text))));
-        }
-    }
-    Ok(keys)
-}
-
-fn public_key(cursor: &Cursor, text: &str, place: &str) -> Result<String, Error> {
-    let mut key = ssh_key::PublicKey::from_openssh(text).map_err(|error| {
-        cursor.error(format!(
-            "{}{place} is no public key; write one as `cat host_ca.pub` shows it ({error})",
-            quoted(text)
-        ))
-    })?;
-    key.set_comment("");
-    key.to_openssh()
-        .map_err(|error| cursor.error(error.to_string()))
-}
-
-/// Hosts and their keys, each item as a line of ssh's own known_hosts.
-fn known_hosts(cursor: &Cursor) -> Result<Vec<String>, Error> {
-    let items = cursor.list("a list of lines such as [\"db1.example ssh-ed25519 AAAA...\"]")?;
-    let line = |item: &Cursor| {
-        let text = item.text()?;
-        let is_line = text.parse::<ssh_key::known_hosts::Entry>().is_ok();
-        is_line
-            .then(|| text.to_owned())
-            .ok_or_else(|| item.error(format!("{} is no line of a known_hosts file", quoted(text))))
-    };
-    items.iter().map(line).collect()
 }
 
 /// The words of a command, of which the first is the program.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::multiplexer::Template;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -85,10 +87,27 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// Hosts that are reached in one way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Unique in its service; `None`: the only one, of every host (`name`; `cluster_name` of a service).
+    pub name: Option<String>,
+    /// How targets are reached; `None`: dialled from here.
+    pub bastion: Option<Bastion>,
+    /// Patterns of `ssh_config` for its hosts; none: those whose names end in its name (`hosts`).
+    pub hosts: Vec<String>,
+    /// Public keys whose certificates of hosts are trusted (`host_ca`).
+    pub host_ca: Vec<String>,
+    /// Hosts with their keys, as in ssh's known_hosts (`known_hosts`).
+    pub known_hosts: Vec<String>,
+    /// Time for resolving and connecting to a target (`connect_timeout`).
+    pub connect_timeout: Duration,
+}
+
 /// The way to a cluster by shared connections to its bastion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bastion {
-    /// Its SSH server (`proxy_server` of the run).
+    /// Its SSH server (`proxy_server` of the run or of the cluster).
     pub server: HostPort,
     /// Who logs in there; `None`: as ssh decides (`user`, ours).
     pub user: Option<String>,
@@ -96,6 +115,8 @@ pub struct Bastion {
     pub identity_file: Option<PathBuf>,
     /// Further configuration for ssh; absolute (`ssh_config_path`, ours).
     pub ssh_config_path: Option<PathBuf>,
+    /// Options of ssh for these connections, as `Name=value` (`ssh_options`, ours).
+    pub ssh_options: Vec<String>,
     /// Streams on one connection (`max_streams_per_connection`, ours).
     pub max_streams_per_connection: usize,
 }
@@ -105,22 +126,17 @@ pub struct Bastion {
 pub struct SshMultiplexer {
     /// Directory of its sockets and files; absolute (`destination`).
     pub destination: PathBuf,
-    /// Name of the cluster it reaches; `None`: every host, without a name (`cluster_name`, ours).
-    pub cluster_name: Option<String>,
-    /// How targets are reached; `None`: dialled from here.
-    pub bastion: Option<Bastion>,
+    /// What it reaches, of which the first is for requests that name none; there is one at least
+    /// (`clusters`, ours, or its short form).
+    pub clusters: Vec<Cluster>,
+    /// How targets are rewritten, the first that matches (`proxy_templates`, `proxy_templates_path`).
+    pub templates: Vec<Template>,
     /// The words of ssh's ProxyCommand before socket and target; empty: this program's own.
     pub proxy_command: Vec<String>,
-    /// Time for resolving and connecting to a target (`connect_timeout`, ours).
-    pub connect_timeout: Duration,
     /// Connections at once (`max_connections`, ours).
     pub max_connections: usize,
     /// Users who may connect beside the one who runs tbot, by number (`allowed_uids`, ours).
     pub allowed_uids: Vec<u32>,
-    /// Public keys whose certificates of hosts are trusted (`host_ca`, ours).
-    pub host_ca: Vec<String>,
-    /// Hosts with their keys, as in ssh's known_hosts (`known_hosts`, ours).
-    pub known_hosts: Vec<String>,
     /// How long its credential lives, where it is not the run's.
     pub credential_ttl: Duration,
     /// How often it is renewed, where it is not the run's.

@@ -23,8 +23,8 @@ const MAX_SIZE: usize = 2 << 20;
 /// them. serde_yaml ends at 128 levels itself.
 const MAX_BRACKETS: usize = 1_000;
 
-/// The tree of the one document in `source`.
-pub(super) fn parse(source: &Source) -> Result<Node, Error> {
+/// The tree of the one document in `source`, which `begins` so.
+pub(super) fn parse(source: &Source, begins: &str) -> Result<Node, Error> {
     let label = &source.label;
     let brackets = source.text.bytes().filter(|byte| b"[{".contains(byte));
     if brackets.count() > MAX_BRACKETS {
@@ -34,7 +34,7 @@ pub(super) fn parse(source: &Source) -> Result<Node, Error> {
     }
     let mut documents = serde_yaml::Deserializer::from_str(&source.text);
     let Some(first) = documents.next() else {
-        return Err(empty(source));
+        return Err(empty(source, begins));
     };
     let reader = Reader {
         left: Cell::new(MAX_SIZE),
@@ -58,7 +58,7 @@ pub(super) fn parse(source: &Source) -> Result<Node, Error> {
         )));
     }
     if tree.value == Value::Null {
-        return Err(empty(source));
+        return Err(empty(source, begins));
     }
     Ok(tree)
 }
@@ -82,11 +82,9 @@ fn line(error: &serde_yaml::Error) -> Option<usize> {
     error.location().map(|location| location.line())
 }
 
-fn empty(source: &Source) -> Error {
-    Error::new(format!(
-        "{}: empty; a configuration begins with version: v2",
-        source.label
-    ))
+fn empty(source: &Source, begins: &str) -> Error {
+    let label = &source.label;
+    Error::new(format!("{label}: empty; {begins}"))
 }
 
 /// What serde_yaml says, without where.

@@ -16,7 +16,7 @@ use super::{Credential, Key, Source, Stop};
 use crate::config::IdentityOutput;
 use crate::errors::plain;
 use crate::multiplexer;
-use crate::multiplexer::artifacts::Artifacts;
+use crate::multiplexer::artifacts::{Artifacts, Hosts};
 use crate::multiplexer::destination::Destination;
 
 const KEY: &str = "key";
@@ -47,12 +47,15 @@ impl Output {
             source,
             ttl: settings.credential_ttl,
             artifacts: Artifacts {
-                proxy_host: None,
                 destination: settings.destination.clone(),
-                cluster: settings.cluster_name.clone(),
+                hosts: vec![Hosts {
+                    cluster: settings.cluster_name.clone(),
+                    proxy_host: None,
+                    patterns: Vec::new(),
+                    host_ca: settings.host_ca.clone(),
+                    known_hosts: settings.known_hosts.clone(),
+                }],
                 proxy_command: Vec::new(),
-                host_ca: settings.host_ca.clone(),
-                known_hosts: settings.known_hosts.clone(),
                 agent: false,
             },
             destination: Mutex::new(Arc::new(destination)),

@@ -1,60 +1,88 @@
-//! The files clients read: `ssh_config` and `known_hosts`.
+//! The files clients read: `ssh_config` and `known_hosts`. What goes into them by cluster is [`Hosts`].
+
+mod hosts;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+pub use hosts::Hosts;
+
+/// Whose host keys masters of one of several clusters believe, with the cluster's name behind it.
+pub const KNOWN_HOSTS_OF: &str = "known_hosts.";
+
+const BEGIN: &str = "# Begin: written by tbot, changes are overwritten\n";
+const END: &str = "# End: written by tbot\n";
 
 /// What goes into the files of one multiplexer.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     /// Where it serves; absolute.
-    pub destination: std::path::PathBuf,
-    /// The cluster's name; `None`: the one cluster there is, for every host.
-    pub cluster: Option<String>,
-    /// The host of the bastion it is reached by, which goes by the same authorities.
-    pub proxy_host: Option<String>,
+    pub destination: PathBuf,
+    /// The hosts of each cluster.
+    pub hosts: Vec<Hosts>,
     /// The words of the ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
-    /// Public keys of authorities whose certificates of hosts are good.
-    pub host_ca: Vec<String>,
-    /// Lines with a host and its key.
-    pub known_hosts: Vec<String>,
     /// Whether there is an agent, at `agent.sock`.
     pub agent: bool,
 }
 
 impl Artifacts {
-    /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`.
+    /// Every file by its name.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let mut files = vec![
+            ("ssh_config".to_owned(), self.ssh_config()),
+            ("known_hosts".to_owned(), self.known_hosts()),
+        ];
+        let of_masters = self.hosts.iter().filter(|hosts| hosts.proxy_host.is_some());
+        for (hosts, file) in of_masters.filter_map(|hosts| Some((hosts, self.own_file(hosts)?))) {
+            files.push((file, hosts.known_hosts_file()));
+        }
+        files
+    }
+
+    /// The file that names the hosts which masters of the cluster at `place` believe; `None`: ssh goes by its own.
+    pub fn known_hosts_file(&self, place: usize) -> Option<String> {
+        let hosts = &self.hosts[place];
+        let file = || self.own_file(hosts).unwrap_or("known_hosts".into());
+        hosts.knows_hosts().then(file)
+    }
+
+    /// Where there are several, a cluster's bastion is not to be known by another's authorities.
+    fn own_file(&self, hosts: &Hosts) -> Option<String> {
+        let name = hosts.cluster.as_ref()?;
+        (self.hosts.len() > 1 && hosts.knows_hosts()).then(|| format!("{KNOWN_HOSTS_OF}{name}"))
+    }
+
+    /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`: a block for each
+    /// cluster.
     ///
-    /// It names no `UserKnownHostsFile` as long as `known_hosts` is empty: ssh would write the keys a user
+    /// It names no `UserKnownHostsFile` for a cluster without host keys: ssh would write the keys a user
     /// accepts into ours, to be lost. Nor a `Port`: ssh's own default is right, and a
     /// value here would beat those behind an `Include`.
     pub fn ssh_config(&self) -> String {
-        let pattern = self.pattern();
-        let target = match &self.cluster {
-            Some(cluster) => format!("%h:%p|{cluster}"),
-            None => "%h:%p".to_owned(),
-        };
-        let socket = self.destination.join("v1.sock");
-        let mut command: Vec<String> = self
-            .proxy_command
-            .iter()
-            .map(|word| shell_word(word))
-            .collect();
-        command.push(shell_word(&socket.to_string_lossy()));
-        // The target's tokens are for ssh to expand.
-        command.push(format!("'{target}'"));
-        let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
-        let _ = write!(
-            text,
-            "Host {pattern}\n    ProxyCommand {command}\n    ProxyUseFdpass yes\n",
-            command = command.join(" "),
-        );
-        self.add_known_hosts(&mut text);
-        if self.agent {
-            let socket = self.quoted(Path::new("agent.sock"));
-            let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
+        let mut words = self.proxy_command.clone();
+        words.push(self.destination.join("v1.sock").to_string_lossy().into());
+        let words: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+        let words = words.join(" ");
+        let mut text = String::from(BEGIN);
+        for (hosts, patterns) in Hosts::in_order(&self.hosts) {
+            // The target's tokens are for ssh to expand.
+            let target = match &hosts.cluster {
+                Some(cluster) => format!("%h:%p|{}", cluster.replace('%', "%%")),
+                None => "%h:%p".to_owned(),
+            };
+            let _ = write!(
+                text,
+                "Host {patterns}\n    ProxyCommand {words} '{target}'\n    ProxyUseFdpass yes\n",
+                patterns = patterns.join(" ")
+            );
+            self.add_known_hosts(hosts, &mut text);
+            if self.agent {
+                let socket = self.quoted(Path::new("agent.sock"));
+                let _ = write!(text, "    IdentityAgent {socket}\n    IdentityFile none\n");
+            }
         }
-        text.push_str("# End: written by tbot\n");
+        text.push_str(END);
         text
     }
 
@@ -62,31 +90,22 @@ impl Artifacts {
     /// themselves.
     #[cfg(feature = "cli")]
     pub fn ssh_config_of_files(&self, key: &Path, certificate: Option<&Path>) -> String {
-        let pattern = self.pattern();
-        let mut text = String::from("# Begin: written by tbot, changes are overwritten\n");
-        let _ = write!(
-            text,
-            "Host {pattern}\n    IdentityFile {}\n",
-            self.quoted(key)
-        );
-        if let Some(certificate) = certificate {
-            let _ = writeln!(text, "    CertificateFile {}", self.quoted(certificate));
+        let mut text = String::from(BEGIN);
+        for (hosts, patterns) in Hosts::in_order(&self.hosts) {
+            let (patterns, key) = (patterns.join(" "), self.quoted(key));
+            let _ = write!(text, "Host {patterns}\n    IdentityFile {key}\n");
+            if let Some(certificate) = certificate {
+                let _ = writeln!(text, "    CertificateFile {}", self.quoted(certificate));
+            }
+            text.push_str("    IdentitiesOnly yes\n    IdentityAgent none\n");
+            self.add_known_hosts(hosts, &mut text);
         }
-        text.push_str("    IdentitiesOnly yes\n    IdentityAgent none\n");
-        self.add_known_hosts(&mut text);
-        text.push_str("# End: written by tbot\n");
+        text.push_str(END);
         text
     }
 
-    fn pattern(&self) -> String {
-        match &self.cluster {
-            Some(cluster) => format!("*.{cluster}"),
-            None => "*".to_owned(),
-        }
-    }
-
-    fn add_known_hosts(&self, text: &mut String) {
-        if self.knows_hosts() {
+    fn add_known_hosts(&self, hosts: &Hosts, text: &mut String) {
+        if hosts.knows_hosts() {
             // Who is not in it is a stranger: nothing is to be asked, and nothing written.
             let file = self.quoted(Path::new("known_hosts"));
             let _ = write!(
@@ -99,29 +118,14 @@ impl Artifacts {
     /// The content of `known_hosts` (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). Without an authority or a
     /// host it holds a comment.
     pub fn known_hosts(&self) -> String {
-        if !self.knows_hosts() {
-            return "# Written by tbot: no host authorities are configured.\n".to_owned();
+        let lines: String = Hosts::in_order(&self.hosts)
+            .iter()
+            .map(|(hosts, patterns)| hosts.lines(patterns))
+            .collect();
+        match lines.is_empty() {
+            true => "# Written by tbot: no host authorities are configured.\n".to_owned(),
+            false => format!("{}{lines}", hosts::HEAD),
         }
-        let mut text = String::from("# Written by tbot, changes are overwritten\n");
-        let hosts = match &self.cluster {
-            Some(cluster) => {
-                let proxy = self.proxy_host.as_ref().filter(|host| *host != cluster);
-                let proxy = proxy.map(|host| format!("{host},"));
-                format!("{}{cluster},*.{cluster}", proxy.unwrap_or_default())
-            }
-            None => "*".to_owned(),
-        };
-        for key in &self.host_ca {
-            let _ = writeln!(text, "@cert-authority {hosts} {key}");
-        }
-        for line in &self.known_hosts {
-            let _ = writeln!(text, "{line}");
-        }
-        text
-    }
-
-    fn knows_hosts(&self) -> bool {
-        !self.host_ca.is_empty() || !self.known_hosts.is_empty()
     }
 
     /// A file of the destination as ssh_config(5) has it: in quotes, and `%` begins a token.
@@ -140,18 +144,20 @@ fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::multiplexer::Cluster;
 
     fn artifacts(destination: &str, cluster: Option<&str>) -> Artifacts {
+        let hosts = Cluster {
+            name: cluster.map(Into::into),
+            ..Cluster::default()
+        };
         Artifacts {
             destination: destination.into(),
-            cluster: cluster.map(Into::into),
-            proxy_host: None,
+            hosts: vec![Hosts::of(&hosts)],
             proxy_command: vec![
                 "/usr/bin/tbot".into(),
                 "ssh-multiplexer-proxy-command".into(),
             ],
-            host_ca: Vec::new(),
-            known_hosts: Vec::new(),
             agent: false,
         }
     }

@@ -117,7 +117,13 @@ impl Destination {
         let entries = rustix::fs::Dir::read_from(&self.directory)?;
         for entry in entries {
             let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-            let known = name == "." || name == ".." || OURS.iter().any(|ours| name == *ours);
+            let is_ours = || {
+                OURS.iter().any(|ours| name == *ours)
+                    || name
+                        .as_bytes()
+                        .starts_with(super::artifacts::KNOWN_HOSTS_OF.as_bytes())
+            };
+            let known = name == "." || name == ".." || is_ours();
             if !known {
                 let (path, mode) = (self.path.display(), stat.st_mode & 0o777);
                 tracing::warn!(

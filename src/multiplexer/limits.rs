@@ -11,10 +11,6 @@ use crate::metrics::Refusal;
 /// What the set-up thread holds every connection to.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The cluster's name.
-    pub cluster: Option<String>,
-    /// From the complete request to the connected target.
-    pub connect_timeout: Duration,
     /// From accept to the complete request.
     pub request_timeout: Duration,
     /// Connections at once.

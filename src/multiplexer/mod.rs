@@ -1,34 +1,42 @@
 //! The SSH multiplexer: clients' connections by a local socket, to targets.
 //!
-//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read,
-//! the target is looked up and dialled (`upstream`), and the two sockets go to the `relay`. The
+//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read, the
+//! cluster and the target in it are chosen (`routes`, `templates`), that is looked up and dialled
+//! (`upstream`), and the two sockets go to the `relay`. The
 //! files that tell an ssh client of it are `artifacts` in a `destination`.
 
 pub(crate) mod artifacts;
 mod client;
+mod clusters;
 mod counts;
 pub(crate) mod destination;
+mod error;
 mod flow;
 mod inbox;
 mod limits;
+mod options;
 mod pulse;
 mod relay;
 pub mod request;
+pub(crate) mod routes;
 mod setup;
 mod tell;
+mod templates;
 mod upstream;
 
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use self::error::Error;
+use self::error::system;
 pub use self::limits::affordable_connections;
+pub use self::options::{Cluster, Options};
+pub use self::templates::Template;
 pub use self::upstream::openssh::Bastion;
 
-use self::artifacts::Artifacts;
+use self::artifacts::{Artifacts, Hosts};
 use self::counts::Shared;
 use self::destination::{Destination, Socket};
 use self::inbox::Inbox;
@@ -36,8 +44,7 @@ use self::limits::Limits;
 use self::pulse::Pulse;
 use self::relay::Relay;
 use self::setup::{Message, Setup};
-use self::upstream::openssh::pool::{Generation, Plan, Pool};
-use self::upstream::openssh::{Control, Login};
+use self::upstream::openssh::pool::Pool;
 use crate::errors::plain;
 #[cfg(feature = "identity")]
 use crate::identity::agent::Agent;
@@ -45,137 +52,6 @@ use crate::metrics::MultiplexerMetrics;
 
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
-
-/// What a multiplexer serves, and its limits.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Options {
-    /// Directory of its socket and files; absolute. Made with mode 0700 where it is missing.
-    pub destination: PathBuf,
-    /// The cluster's name: requests may name it, and it is cut off the end of host names. `None`: no
-    /// request may name one.
-    pub cluster_name: Option<String>,
-    /// The words of ssh's ProxyCommand before socket and target.
-    pub proxy_command: Vec<String>,
-    /// From the complete request to the connected target (10 s).
-    pub connect_timeout: Duration,
-    /// From accept to the complete request (10 s).
-    pub request_timeout: Duration,
-    /// Connections at once (10,000); no more than [`affordable_connections`], or some may wait for a
-    /// descriptor instead of being refused.
-    pub max_connections: usize,
-    /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
-    /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.
-    pub allowed_uids: Vec<u32>,
-    /// Public keys whose certificates of hosts clients trust, and lines of hosts with their keys; without
-    /// any, ssh goes by its own files.
-    pub host_ca: Vec<String>,
-    /// See `host_ca`.
-    pub known_hosts: Vec<String>,
-    /// Reach targets by shared connections to it; `None`: they are dialled. It is known by `cluster_name`, which
-    /// is its host where none is given.
-    pub bastion: Option<Bastion>,
-    /// Served by an agent at `agent.sock`; `None`: there is no agent.
-    #[cfg(feature = "identity")]
-    pub identity: Option<crate::identity::Identity>,
-}
-
-impl Options {
-    /// A multiplexer at `destination` with the defaults, and this program's own ProxyCommand.
-    pub fn new(destination: impl Into<PathBuf>, proxy_command: Vec<String>) -> Self {
-        Self {
-            destination: destination.into(),
-            cluster_name: None,
-            proxy_command,
-            connect_timeout: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(10),
-            max_connections: 10_000,
-            allowed_uids: Vec::new(),
-            host_ca: Vec::new(),
-            known_hosts: Vec::new(),
-            bastion: None,
-            #[cfg(feature = "identity")]
-            identity: None,
-        }
-    }
-
-    /// Which credential masters log in with, where it is the identity's.
-    fn generation(&self) -> Option<Generation> {
-        #[cfg(feature = "identity")]
-        if let Some(identity) = &self.identity
-            && self.bastion.as_ref()?.identity_file.is_none()
-        {
-            let (identity, mut last, mut number) = (identity.clone(), Vec::new(), 0);
-            return Some(Box::new(move || {
-                // What is the same after a renewal, such as a key from a file, is no other one.
-                let listed = identity.current()?.listed();
-                number += u64::from(listed != last);
-                last = listed;
-                Some(number)
-            }));
-        }
-        None
-    }
-}
-
-/// Why a multiplexer does not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// The destination cannot be used: what about it.
-    Destination {
-        /// As configured.
-        path: PathBuf,
-        /// A sentence without its subject.
-        problem: String,
-    },
-    /// Another tbot serves from the destination.
-    InUse {
-        /// As configured.
-        path: PathBuf,
-        /// The other's process id; empty if it has not written it yet.
-        pid: String,
-    },
-    /// The system refused something.
-    System {
-        /// What was attempted.
-        what: String,
-        /// What came back.
-        source: io::Error,
-    },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Destination { path, problem } => {
-                write!(f, "destination {}: {problem}", path.display())
-            }
-            Self::InUse { path, pid } if pid.is_empty() => {
-                write!(
-                    f,
-                    "destination {}: another tbot has just started to serve from it",
-                    path.display()
-                )
-            }
-            Self::InUse { path, pid } => write!(
-                f,
-                "destination {}: another tbot (pid {pid}) serves from it, or is stopping; wait, stop that one or name another directory",
-                path.display()
-            ),
-            Self::System { what, source } => write!(f, "cannot {what}: {}", plain(source)),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::System { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
 
 /// A running multiplexer. Dropped, it closes its connections and joins its threads.
 #[derive(Debug)]
@@ -188,8 +64,8 @@ pub struct Multiplexer {
     thread: Option<JoinHandle<()>>,
     pulse: Arc<Pulse>,
     max_connections: usize,
-    // Behind the set-up thread, which uses it.
-    pool: Option<Pool>,
+    // Behind the set-up thread, which uses them.
+    pools: Vec<Pool>,
     relay: Arc<Relay>,
 }
 
@@ -248,10 +124,6 @@ impl Multiplexer {
                 )));
             }
         }
-        let system = |what: &str| {
-            let what = what.to_owned();
-            move |source: io::Error| Error::System { what, source }
-        };
         let destination = Destination::open(path, !options.allowed_uids.is_empty())?;
         let socket = destination.listen("v1.sock").map(Arc::new);
         let socket = socket.map_err(system(&format!(
@@ -264,11 +136,7 @@ impl Multiplexer {
         let relay = relay.map_err(system("start the relay threads"))?;
         let mut allowed_uids = options.allowed_uids.clone();
         allowed_uids.push(rustix::process::geteuid().as_raw());
-        let bastion_host = || Some(options.bastion.as_ref()?.host.to_ascii_lowercase());
-        let cluster = options.cluster_name.clone().or_else(bastion_host);
         let limits = Limits {
-            cluster: cluster.clone(),
-            connect_timeout: options.connect_timeout,
             request_timeout: options.request_timeout,
             max_connections: options.max_connections,
             allowed_uids,
@@ -290,40 +158,28 @@ impl Multiplexer {
         let has_agent = false;
         let inbox = Inbox::new().map(Arc::new);
         let inbox = inbox.map_err(system("prepare the set-up thread"))?;
-        let pool = match &options.bastion {
-            None => None,
-            Some(bastion) => {
-                let name = cluster.clone().unwrap_or_default();
-                let directory = path.join(upstream::openssh::DIRECTORY);
-                let control = Control::open(&destination)
-                    .map_err(system(&format!("make {}", directory.display())))?;
-                let tell = inbox.clone();
-                let plan = Plan {
-                    metrics: metrics.bastions.cluster(&name),
-                    name,
-                    control,
-                    login: Login {
-                        bastion: bastion.clone(),
-                        has_agent,
-                        knows_hosts: !(options.host_ca.is_empty()
-                            && options.known_hosts.is_empty()),
-                    },
-                    most_streams: limits::affordable_streams(bastion.max_streams),
-                    dial_timeout: options.connect_timeout,
-                    credential: options.generation(),
-                    tell: Box::new(move |who, failure| tell.send(Message::Places(who, failure))),
-                };
-                let pool = Pool::start(plan, relay.clone());
-                Some(pool.map_err(system("start the thread of shared connections"))?)
-            }
+        let clusters = options.all_clusters();
+        let hosts: Vec<Hosts> = clusters.iter().map(Hosts::of).collect();
+        let artifacts = Artifacts {
+            destination: path.clone(),
+            hosts,
+            proxy_command: options.proxy_command.clone(),
+            agent: has_agent,
         };
+        let (routes, pools) = clusters::start(
+            options,
+            &clusters,
+            &artifacts,
+            metrics,
+            (&destination, &inbox, &relay),
+        )?;
         let setup = Setup::new(
             shared.clone(),
             limits,
             relay.clone(),
             socket.clone(),
             inbox.clone(),
-            pool.as_ref().map(Pool::cluster),
+            routes,
         );
         let setup = setup.map_err(system("prepare the set-up thread"))?;
         let pulse = setup.pulse();
@@ -333,15 +189,6 @@ impl Multiplexer {
         let thread = thread
             .spawn(move || setup.run())
             .map_err(system("start the set-up thread"))?;
-        let artifacts = Artifacts {
-            destination: path.clone(),
-            cluster,
-            proxy_host: options.bastion.as_ref().map(|bastion| bastion.host.clone()),
-            proxy_command: options.proxy_command.clone(),
-            host_ca: options.host_ca.clone(),
-            known_hosts: options.known_hosts.clone(),
-            agent: has_agent,
-        };
         Ok(Self {
             shared,
             destination,
@@ -355,7 +202,7 @@ impl Multiplexer {
             thread: Some(thread),
             pulse,
             max_connections: options.max_connections,
-            pool,
+            pools,
             relay,
         })
     }
@@ -425,16 +272,12 @@ impl Multiplexer {
         sockets.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and makes sure that
+    /// Writes `ssh_config`, `known_hosts` and what masters need beside them where they are not as they should be, and makes sure that
     /// nobody else can. The error is a sentence.
     pub fn write_artifacts(&self) -> Result<(), String> {
         let path = self.destination.path().display();
-        let files = [
-            ("ssh_config", self.artifacts.ssh_config()),
-            ("known_hosts", self.artifacts.known_hosts()),
-        ];
-        for (name, content) in files {
-            let written = self.destination.write(name, content.as_bytes());
+        for (name, content) in self.artifacts.files() {
+            let written = self.destination.write(&name, content.as_bytes());
             match written
                 .map_err(|error| format!("cannot write {path}/{name}: {}", plain(error)))?
             {
@@ -446,7 +289,7 @@ impl Multiplexer {
             return Err(format!("{path} can be written by others: chmod go-w it"));
         }
         // Masters read known_hosts.
-        self.pool.iter().for_each(Pool::begin);
+        self.pools.iter().for_each(Pool::begin);
         Ok(())
     }
 
@@ -479,8 +322,10 @@ impl Multiplexer {
                 "all {most} connections are in use (max_connections)"
             ));
         }
-        let bastion = self.pool.as_ref().and_then(Pool::problem);
-        bastion
+        // Each says which cluster it is of.
+        let bastions: Vec<String> = self.pools.iter().filter_map(Pool::problem).collect();
+        (!bastions.is_empty())
+            .then(|| bastions.join("; "))
             .or_else(limits::no_descriptors)
             .or_else(limits::no_threads)
     }
@@ -514,7 +359,7 @@ impl Multiplexer {
     pub fn close_all(&self) {
         self.shared.close();
         self.setup.send(Message::Stop);
-        self.pool.iter().for_each(Pool::stop);
+        self.pools.iter().for_each(Pool::stop);
         self.relay.close_all();
     }
 }
@@ -523,6 +368,8 @@ impl Drop for Multiplexer {
     fn drop(&mut self) {
         self.stop_accepting();
         self.setup.send(Message::Stop);
+        // All of them at once: each may have to wait for its masters.
+        self.pools.iter().for_each(Pool::stop);
         if let Some(thread) = self.thread.take() {
             // A panic was reported by the hook already.
             let _ = thread.join();

@@ -4,7 +4,10 @@
 //! or target that does nothing costs an entry in a map. One thread sets up several times what a
 //! machine's sshd takes; the bytes are the relay's.
 
+mod accept;
 mod bastion;
+mod deadlines;
+mod direct;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +18,6 @@ use std::{io, mem::MaybeUninit};
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use self::bastion::Stream;
 use super::client;
@@ -24,12 +26,13 @@ use super::destination::Socket;
 use super::inbox::Inbox;
 use super::limits::Limits;
 use super::pulse::Pulse;
-use super::relay::{Ending, Pair, Relay};
+use super::relay::Relay;
 use super::request::{Incoming, LONGEST, Progress, Request};
+use super::routes::Routes;
 use super::tell::tell;
 use super::upstream::Failure;
-use super::upstream::direct::{Dial, MOST_ADDRESSES, Step};
-use super::upstream::openssh::lease::{Cluster, Lease};
+use super::upstream::direct::{Dial, MOST_ADDRESSES};
+use super::upstream::openssh::lease::Lease;
 use super::upstream::openssh::mux::Opening;
 use super::upstream::resolver::{Answer, Resolver};
 use crate::errors::plain;
@@ -45,13 +48,6 @@ const KNOCK: Duration = Duration::from_millis(2);
 /// spin, as the connection stays in the queue.
 const REST: Duration = Duration::from_millis(20);
 
-/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
-/// answer, is there. Beyond these they are closed at once.
-const MOST_TURNED_AWAY: usize = 64;
-
-/// How long one of them may take for that.
-const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// epoll data of the two descriptors that are no connection's; those of connection `id` begin with
 /// `id * STRIDE`: its client, then its dial's attempts, or its control connection.
 const LISTENER: u64 = 0;
@@ -63,8 +59,8 @@ const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
 pub enum Message {
     /// What a look-up brought, for those who asked.
     Answer(Vec<u64>, Answer),
-    /// There is a place for those who waited, or why there is none.
-    Places(Vec<u64>, Option<Failure>),
+    /// There is a place on masters of the cluster at this place for those who waited, or why there is none.
+    Places(usize, Vec<u64>, Option<Failure>),
     /// Accept nothing more.
     StopAccepting,
     /// Accept from this socket instead of the one before.
@@ -84,8 +80,7 @@ pub struct Setup {
     epoll: OwnedFd,
     listener: Option<Arc<Socket>>,
     resting_until: Option<Instant>,
-    /// Where targets are reached by way of a bastion.
-    cluster: Option<Arc<Cluster>>,
+    routes: Routes,
     pending: HashMap<u64, Pending>,
     /// Connections that masters carry, and those left to them.
     streams: HashMap<u64, Stream>,
@@ -127,6 +122,8 @@ enum Stage {
 /// A complete request.
 struct Asked {
     request: Request,
+    /// That of its cluster, once that is known.
+    place: Option<usize>,
     at: Instant,
     /// What came behind it.
     head: Vec<u8>,
@@ -140,7 +137,7 @@ impl Setup {
         relay: Arc<Relay>,
         listener: Arc<Socket>,
         inbox: Arc<Inbox<Message>>,
-        cluster: Option<Arc<Cluster>>,
+        routes: Routes,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
@@ -167,7 +164,7 @@ impl Setup {
             epoll,
             listener: Some(listener),
             resting_until: None,
-            cluster,
+            routes,
             pending: HashMap::new(),
             streams: HashMap::new(),
             abandoned: 0,
@@ -267,12 +264,7 @@ impl Setup {
                 Message::Answer(who, answer) => {
                     who.into_iter().for_each(|id| self.on_answer(id, &answer));
                 }
-                Message::Places(who, failure) => who.into_iter().for_each(|id| match &failure {
-                    // It may have its place already, or have left.
-                    Some(failure) if self.is_waiting(id) => self.fail(id, failure.clone()),
-                    Some(_) => {}
-                    None => self.seek(id),
-                }),
+                Message::Places(place, who, failure) => self.on_places(place, who, failure),
                 Message::StopAccepting => self.stop_accepting(),
                 Message::Listen(listener) => {
                     self.stop_accepting();
@@ -289,94 +281,6 @@ impl Setup {
         }
     }
 
-    /// Who comes now is refused by the kernel, and who has connected is served: in the queue nobody
-    /// would answer until the end.
-    fn stop_accepting(&mut self) {
-        if let Some(listener) = self.listener.clone() {
-            let _ = shutdown(&*listener, Shutdown::Read);
-            while self.accept() {}
-            let _ = epoll::delete(&self.epoll, &*listener);
-            self.listener = None;
-        }
-    }
-
-    /// Takes what waits, at most so many that the others have their turn; true if there may be more.
-    fn accept(&mut self) -> bool {
-        for _ in 0..64 {
-            let Some(listener) = &self.listener else {
-                return false;
-            };
-            match accept_with(&**listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(client) => self.begin(client),
-                // The latter is what an empty queue is after its shutdown.
-                Err(Errno::AGAIN | Errno::INVAL) => return false,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(error) => {
-                    self.shared
-                        .complain(format_args!("cannot accept a connection: {}", plain(error)));
-                    self.watch_listener(epoll::EventFlags::empty());
-                    self.resting_until = Some(Instant::now() + REST);
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    fn watch_listener(&self, flags: epoll::EventFlags) {
-        if let Some(listener) = &self.listener {
-            let _ = epoll::modify(
-                &self.epoll,
-                &**listener,
-                epoll::EventData::new_u64(LISTENER),
-                flags,
-            );
-        }
-    }
-
-    fn begin(&mut self, client: OwnedFd) {
-        let in_flight = InFlight::start(&self.shared);
-        let now = Instant::now();
-        let full = self.shared.live() - self.turned_away > self.limits.max_connections;
-        let timeout = if full {
-            TURN_AWAY_TIMEOUT
-        } else {
-            self.limits.request_timeout
-        };
-        let mut pending = Pending {
-            client,
-            watched: false,
-            turned_away: false,
-            stderr: None,
-            asked: None,
-            stage: Stage::Reading(Incoming::default()),
-            deadline: now + timeout,
-            in_flight,
-        };
-        match crate::sys::peer_uid(pending.client.as_fd()) {
-            Ok(uid) if self.limits.allowed_uids.contains(&uid) => {}
-            Ok(uid) => {
-                let message =
-                    format!("user {uid} may not connect (allowed_uids lists who else may)");
-                return self.refuse(pending, Failure::new(Refusal::Peer, message));
-            }
-            Err(error) => {
-                let message = format!("cannot tell whose connection it is: {}", plain(error));
-                return self.refuse(pending, Failure::new(Refusal::Peer, message));
-            }
-        }
-        if full && self.turned_away >= MOST_TURNED_AWAY {
-            return self.refuse(pending, self.limits.full());
-        }
-        pending.turned_away = full;
-        self.turned_away += usize::from(full);
-        self.last_id += 1;
-        let id = self.last_id;
-        self.pending.insert(id, pending);
-        // The request is often there already.
-        self.on_client(id);
-    }
-
     /// Its client sent something or went away.
     fn on_client(&mut self, id: u64) {
         // Its stream may have been opened, have served it and be over: epoll tells of that in any order.
@@ -391,7 +295,7 @@ impl Setup {
             return self.fail(id, Failure::new(Refusal::Gone, "the client went away"));
         };
         let malformed = |message: String| Failure::new(Refusal::Malformed, message);
-        let exact = self.cluster.is_some();
+        let exact = self.routes.have_bastions();
         let progress = incoming.read(pending.client.as_fd(), exact);
         if pending.stderr.is_none() {
             pending.stderr = incoming.stderr.take();
@@ -418,40 +322,28 @@ impl Setup {
         }
     }
 
-    fn on_request(&mut self, id: u64, mut request: Request, head: Vec<u8>) {
-        let unknown = match (&self.limits.cluster, &request.cluster) {
-            (known, Some(asked)) if known.as_ref() != Some(asked) => Some(match known {
-                Some(known) => format!("unknown cluster {asked:?}; the known one is {known}"),
-                None => format!("unknown cluster {asked:?}; none is named here, so leave it out"),
-            }),
-            (Some(cluster), _) => {
-                let bastion = self.cluster.as_ref().map(|cluster| &cluster.bastion.host);
-                let stripped = [Some(cluster), bastion]
-                    .into_iter()
-                    .flatten()
-                    .find_map(|name| {
-                        let host = request.host.strip_suffix(name)?.strip_suffix('.')?;
-                        (!host.is_empty()).then(|| host.to_owned())
-                    });
-                request.host = stripped.unwrap_or(request.host);
-                None
-            }
-            (None, _) => None,
-        };
+    fn on_request(&mut self, id: u64, request: Request, head: Vec<u8>) {
         let Some(pending) = self.pending.get_mut(&id) else {
             return;
         };
+        let chosen = self.routes.choose(&request);
         let asked = pending.asked.insert(Asked {
             request,
+            place: None,
             at: Instant::now(),
             head,
         });
         pending.stage = Stage::Resolving;
-        pending.deadline = asked.at + self.limits.connect_timeout;
-        if let Some(message) = unknown {
-            return self.fail(id, Failure::new(Refusal::Cluster, message));
-        }
-        if self.cluster.is_some() {
+        let place = match chosen {
+            Err(failure) => return self.fail(id, failure),
+            Ok((place, target)) => {
+                asked.request = target;
+                *asked.place.insert(place)
+            }
+        };
+        let route = &self.routes.clusters[place];
+        pending.deadline = asked.at + route.connect_timeout;
+        if route.cluster.is_some() {
             pending.stage = Stage::Waiting;
             self.watch(id, epoll::EventFlags::empty());
             return self.seek(id);
@@ -465,84 +357,6 @@ impl Setup {
         if let Ok(address) = address {
             self.dial(id, &[SocketAddr::new(address, 0)]);
         }
-    }
-
-    fn on_answer(&mut self, id: u64, answer: &Answer) {
-        match answer {
-            Ok(addresses) => self.dial(id, addresses),
-            Err(why) => self.fail(id, Failure::new(Refusal::Name, why.clone())),
-        }
-    }
-
-    /// Tries `addresses`, with the port that was asked for.
-    fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
-        let Some(pending) = self.pending.get_mut(&id) else {
-            return;
-        };
-        let Some(asked) = &pending.asked else { return };
-        let port = asked.request.port;
-        let mut dial = Dial::new(addresses.iter().map(|address| {
-            let mut address = *address;
-            address.set_port(port);
-            address
-        }));
-        let step = dial.advance(self.epoll.as_fd(), id * STRIDE, Instant::now());
-        pending.stage = Stage::Dialling(dial);
-        self.on_step(id, step);
-    }
-
-    fn on_step(&mut self, id: u64, step: Step) {
-        match step {
-            Step::Waiting => {}
-            Step::Failed(failure) => self.fail(id, failure),
-            Step::Connected(upstream) => self.connected(id, upstream),
-        }
-    }
-
-    fn connected(&mut self, id: u64, upstream: OwnedFd) {
-        let Some(Pending {
-            client,
-            watched,
-            stderr,
-            asked: Some(asked),
-            in_flight,
-            ..
-        }) = self.pending.remove(&id)
-        else {
-            return;
-        };
-        if watched {
-            let _ = epoll::delete(&self.epoll, &client);
-        }
-        // The reader of the client's stderr sees by its end that the connection is made.
-        stderr.into_iter().for_each(client::close);
-        self.shared
-            .metrics
-            .setup
-            .observe(asked.at.elapsed().as_secs_f64());
-        let target = asked.request;
-        tracing::debug!("connected to {target}");
-        let shared = self.shared.clone();
-        let ended = Box::new(move |ending| match ending {
-            Ending::Done => {
-                tracing::debug!("connection to {target} ended");
-                in_flight.done();
-            }
-            Ending::Broken(error) => {
-                shared.complain(format_args!(
-                    "connection to {target} broke: {}",
-                    plain(error)
-                ));
-            }
-            Ending::Cut => {}
-        });
-        self.relay.add(Pair {
-            client,
-            upstream,
-            head: asked.head,
-            link: None,
-            ended,
-        });
     }
 
     /// Makes epoll watch the client for `flags`, and for a hang-up in any case.
@@ -560,65 +374,6 @@ impl Setup {
             let message = format!("cannot watch the connection: {}", plain(error));
             self.fail(id, Failure::new(Refusal::Local, message));
         }
-    }
-
-    /// Looks at every deadline.
-    fn tick(&mut self, now: Instant) {
-        if self.resting_until.is_some_and(|until| now >= until) {
-            self.resting_until = None;
-            self.watch_listener(epoll::EventFlags::IN);
-        }
-        let mut late = Vec::new();
-        let mut steps = Vec::new();
-        for (id, pending) in &mut self.pending {
-            if now >= pending.deadline {
-                late.push(*id);
-            } else if let Stage::Dialling(dial) = &mut pending.stage {
-                steps.push((*id, dial.advance(self.epoll.as_fd(), id * STRIDE, now)));
-            }
-        }
-        steps
-            .into_iter()
-            .for_each(|(id, step)| self.on_step(id, step));
-        late.into_iter().for_each(|id| self.on_deadline(id));
-    }
-
-    fn on_deadline(&mut self, id: u64) {
-        let Some(pending) = self.pending.get(&id) else {
-            return;
-        };
-        let failure = match &pending.stage {
-            Stage::Reading(_) if pending.turned_away => self.limits.full(),
-            Stage::Reading(_) => {
-                let message = format!(
-                    "no complete request within {:?}",
-                    self.limits.request_timeout
-                );
-                Failure::new(Refusal::Slow, message)
-            }
-            Stage::Resolving => {
-                let message = format!(
-                    "its name could not be resolved within {:?}",
-                    self.limits.connect_timeout
-                );
-                Failure::new(Refusal::Timeout, message)
-            }
-            Stage::Dialling(dial) => dial.timed_out(self.limits.connect_timeout),
-            Stage::Waiting | Stage::Knocking(_) => {
-                let problem = self.cluster.as_ref().and_then(|cluster| cluster.problem());
-                let why = problem.unwrap_or_else(|| "the bastion has no room".into());
-                let message = format!("{why} (waited for {:?})", self.limits.connect_timeout);
-                Failure::new(Refusal::BastionDown, message)
-            }
-            Stage::Opening(..) => {
-                let message = format!(
-                    "no answer by way of the bastion within {:?}",
-                    self.limits.connect_timeout
-                );
-                Failure::new(Refusal::Timeout, message)
-            }
-        };
-        self.fail(id, failure);
     }
 
     fn fail(&mut self, id: u64, failure: Failure) {

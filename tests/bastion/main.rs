@@ -5,6 +5,7 @@
 #[cfg(feature = "pprof")]
 mod ansible;
 mod attacks;
+mod clusters;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
@@ -14,6 +15,7 @@ mod lifetime;
 #[cfg(feature = "pprof")]
 mod network;
 mod sessions;
+mod templates;
 
 use rustix::process::Pid;
 

@@ -4,38 +4,8 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use super::program::Room;
-use super::{BASE, KEYS, SERVICE_KEYS, refused};
-use tbot::config::{
-    Bastion, HostPort, LogFormat, Overrides, ServiceKind, Settings, Source, SshMultiplexer, load,
-};
-
-/// The same for lines of the service, or of the run, behind [`BASE`].
-#[track_caller]
-fn refused_lines(lines: &str, message: &str) {
-    refused(format!("{BASE}{lines}\n"), message);
-}
-
-/// The settings and warnings of a configuration that is right.
-#[track_caller]
-fn loaded(config: &str) -> (Settings, Vec<String>) {
-    let room = Room::new();
-    let path = room.write("my-config.yaml", config);
-    let source = Source::file(&path).expect("the file can be read");
-    let (settings, warnings) =
-        load(Some(&source), Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
-    let label = path.display().to_string();
-    let warnings = warnings
-        .iter()
-        .map(|warning| warning.replace(&label, "my-config.yaml"));
-    (settings, warnings.collect())
-}
-
-fn multiplexer(settings: &Settings, n: usize) -> &SshMultiplexer {
-    match &settings.services[n].kind {
-        ServiceKind::SshMultiplexer(multiplexer) => multiplexer,
-        other => panic!("{other:?}"),
-    }
-}
+use super::{BASE, KEYS, SERVICE_KEYS, loaded, multiplexer, refused, refused_lines};
+use tbot::config::{Bastion, Cluster, HostPort, LogFormat, SshMultiplexer};
 
 #[test]
 fn defaults_hold_where_a_configuration_is_silent() {
@@ -53,14 +23,18 @@ fn defaults_hold_where_a_configuration_is_silent() {
         multiplexer(&settings, 0),
         &SshMultiplexer {
             destination: here.join("out"),
-            cluster_name: None,
-            bastion: None,
+            clusters: vec![Cluster {
+                name: None,
+                bastion: None,
+                hosts: vec![],
+                host_ca: vec![],
+                known_hosts: vec![],
+                connect_timeout: Duration::from_secs(10),
+            }],
+            templates: vec![],
             proxy_command: vec![],
-            connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
             allowed_uids: vec![],
-            host_ca: vec![],
-            known_hosts: vec![],
             credential_ttl: Duration::from_secs(3600),
             renewal_interval: Duration::from_secs(1200),
         }
@@ -111,12 +85,12 @@ outputs: []
         .collect();
     assert_eq!(names, ["mux", "ssh-multiplexer-2"]);
     let mux = multiplexer(&settings, 0);
-    assert_eq!(mux.cluster_name.as_deref(), Some("prod.example.com"));
+    assert_eq!(mux.clusters[0].name.as_deref(), Some("prod.example.com"));
     assert_eq!(
         mux.proxy_command,
         ["/usr/local/bin/fdpass-teleport", "--an", ""]
     );
-    assert_eq!(mux.connect_timeout, Duration::from_millis(1500));
+    assert_eq!(mux.clusters[0].connect_timeout, Duration::from_millis(1500));
     assert_eq!(mux.max_connections, 1_000_000);
     assert_eq!(mux.allowed_uids, [0, 4_294_967_294]);
     assert_eq!(mux.credential_ttl, Duration::from_secs(1800));
@@ -159,8 +133,8 @@ proxy_server: Bastion_1.example.com:2222
         port: 2222,
     };
     let here = std::env::current_dir().expect("a working directory");
-    let first = multiplexer(&settings, 0);
-    assert_eq!(first.cluster_name.as_deref(), Some("bastion_1.example.com"));
+    let first = &multiplexer(&settings, 0).clusters[0];
+    assert_eq!(first.name.as_deref(), Some("bastion_1.example.com"));
     assert_eq!(
         first.bastion,
         Some(Bastion {
@@ -168,11 +142,12 @@ proxy_server: Bastion_1.example.com:2222
             user: Some("deploy".into()),
             identity_file: Some(here.join("id")),
             ssh_config_path: Some("/etc/tbot/ssh".into()),
+            ssh_options: vec![],
             max_streams_per_connection: 7,
         })
     );
-    let second = multiplexer(&settings, 1);
-    assert_eq!(second.cluster_name.as_deref(), Some("prod"));
+    let second = &multiplexer(&settings, 1).clusters[0];
+    assert_eq!(second.name.as_deref(), Some("prod"));
     assert_eq!(
         second.bastion,
         Some(Bastion {
@@ -180,14 +155,15 @@ proxy_server: Bastion_1.example.com:2222
             user: None,
             identity_file: None,
             ssh_config_path: None,
+            ssh_options: vec![],
             max_streams_per_connection: 100,
         })
     );
     let (settings, _) = loaded(&format!("{BASE}proxy_server: '[::1]:22'\n"));
-    let bastion = multiplexer(&settings, 0).bastion.as_ref();
+    let bastion = multiplexer(&settings, 0).clusters[0].bastion.as_ref();
     assert_eq!(bastion.map(|bastion| &*bastion.server.host), Some("::1"));
     let (settings, warnings) = loaded(&format!("{BASE}    user: deploy\n"));
-    assert_eq!(multiplexer(&settings, 0).bastion, None);
+    assert_eq!(multiplexer(&settings, 0).clusters[0].bastion, None);
     assert_eq!(
         warnings,
         [
@@ -404,7 +380,7 @@ fn a_cluster_name_is_a_dns_name() {
     for name in ["a", "prod", "a-b.c1", "0"] {
         let (settings, _) = loaded(&format!("{BASE}    cluster_name: '{name}'\n"));
         assert_eq!(
-            multiplexer(&settings, 0).cluster_name.as_deref(),
+            multiplexer(&settings, 0).clusters[0].name.as_deref(),
             Some(name)
         );
     }
@@ -571,12 +547,11 @@ fn a_service_of_another_type_is_told_why_not() {
 #[test]
 fn a_key_of_the_original_is_told_why_not() {
     const CLUSTER: &str = "needs a Teleport cluster, which tbot-rs does without; remove it";
-    const LATER: &str =
-        "is not in this version of tbot-rs; remove it: without it targets are dialled directly";
+    const ELSEWHERE: &str = "is a key of a service of type ssh-multiplexer; write it there";
     for (key, why) in [
         ("auth_server", CLUSTER),
-        ("proxy_templates", LATER),
-        ("clusters", LATER),
+        ("proxy_templates", ELSEWHERE),
+        ("clusters", ELSEWHERE),
         (
             "certificate_ttl",
             "is named \"credential_ttl\" in version v2",
@@ -584,10 +559,6 @@ fn a_key_of_the_original_is_told_why_not() {
     ] {
         refused_lines(&format!("{key}: x"), &format!(":5: {key}: {why}"));
     }
-    refused_lines(
-        "    proxy_templates_path: /etc/x.yaml",
-        &format!(":5: services[0].proxy_templates_path: {LATER}"),
-    );
     refused_lines(
         "onboarding: { join_method: token, token: x }",
         ":5: onboarding.join_method: \"token\" needs a Teleport cluster, which tbot-rs does without (allowed: \

@@ -21,6 +21,8 @@ fn its_configuration_is_accepted_and_uses_every_key() {
     let oneshot = example.replace("oneshot: false", "oneshot: true");
     assert_ne!(oneshot, example, "the example names oneshot");
     fs::write(&path, oneshot).expect("the directory is ours");
+    let templates = block("yaml", "# templates.yaml");
+    fs::write(directory.path().join("templates.yaml"), templates).expect("the directory is ours");
     let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
     start.args(["start", "-c"]).arg(&path);
     let end = run(start.current_dir(directory.path()).env_clear());
@@ -44,6 +46,7 @@ fn its_configuration_is_accepted_and_uses_every_key() {
                 example
                     .lines()
                     .any(|l| l.trim_start_matches([' ', '-']).starts_with(&line))
+                    || example.contains(&format!(" {key}:\n"))
                     || example.contains(&format!("\n{key}:\n")),
                 "the example in README.md is without {key}"
             );
@@ -53,6 +56,54 @@ fn its_configuration_is_accepted_and_uses_every_key() {
             );
         }
     }
+}
+
+#[test]
+fn its_clusters_and_templates_are_accepted_and_use_every_key() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let (path, templates) = (
+        directory.path().join("clusters.yaml"),
+        directory.path().join("templates.yaml"),
+    );
+    let example = block("yaml", "# clusters.yaml");
+    let wanted = block("yaml", "# templates.yaml");
+    let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    start.args(["start", "-c", "clusters.yaml"]);
+    start.current_dir(directory.path()).env_clear();
+    fs::write(&path, format!("{example}oneshot: true\n")).expect("the directory is ours");
+    fs::write(&templates, wanted).expect("the directory is ours");
+    let end = run(&mut start);
+    assert!(
+        end.status.success() && !end.stderr.contains("WARN"),
+        "{end:?}"
+    );
+
+    let mut keys_of = |table: &str| {
+        let end = run(&mut start);
+        let (_, list) = end.stderr.split_once("(allowed: ").expect("it is refused");
+        let (list, _) = list.split_once(')').expect("the list has an end");
+        let (_, table) = README.split_once(table).expect("a table");
+        let (table, _) = table.split_once("\n\n").expect("it has an end");
+        let keys: Vec<String> = list.split(", ").map(str::to_owned).collect();
+        for key in &keys {
+            assert!(table.contains(&format!("`{key}`")), "no row for {key}");
+        }
+        keys
+    };
+    let (_, first) = example.split_once("- name: ").expect("a cluster");
+    let wrong = example.replacen("- name: ", "- no-such-key: 1\n        name: ", 1);
+    fs::write(&path, wrong).expect("the directory is ours");
+    for key in keys_of("| Key of a cluster |") {
+        let key = format!("{key}: ");
+        assert!(
+            key == "name: " || first.contains(&key),
+            "the example is without {key}"
+        );
+    }
+    fs::write(&path, example).expect("the directory is ours");
+    let wrong = wanted.replacen("- template: ", "- no-such-key: 1\n    template: ", 1);
+    fs::write(&templates, wrong).expect("the directory is ours");
+    keys_of("| Key of a template |");
 }
 
 #[test]

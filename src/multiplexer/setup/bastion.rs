@@ -2,6 +2,7 @@
 //! carries, and to that stream's end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::epoll;
@@ -14,7 +15,7 @@ use crate::multiplexer::client;
 use crate::multiplexer::counts::InFlight;
 use crate::multiplexer::request::Request;
 use crate::multiplexer::upstream::Failure;
-use crate::multiplexer::upstream::openssh::lease::{Lease, Taken};
+use crate::multiplexer::upstream::openssh::lease::{Cluster, Lease, Taken};
 use crate::multiplexer::upstream::openssh::mux::{self, Opening, Reply};
 
 /// What a master has to do with, under the number of the connection it was.
@@ -32,7 +33,30 @@ enum Kind {
 }
 
 impl Setup {
-    pub(super) fn is_waiting(&self, id: u64) -> bool {
+    /// The cluster that a connection is for, if that has a bastion.
+    pub(super) fn cluster_of(&self, id: u64) -> Option<&Arc<Cluster>> {
+        let place = self.pending.get(&id)?.asked.as_ref()?.place?;
+        self.routes.clusters[place].cluster.as_ref()
+    }
+
+    /// There are places on masters of the cluster at `place`, or there is a reason why not.
+    pub(super) fn on_places(&mut self, place: usize, who: Vec<u64>, failure: Option<Failure>) {
+        for id in who {
+            match &failure {
+                // It may have its place already, or have left.
+                Some(failure) if self.is_waiting(id) => self.fail(id, failure.clone()),
+                Some(_) => {}
+                None if self.is_waiting(id) => self.seek(id),
+                // The place is for the next one.
+                None => {
+                    let cluster = &self.routes.clusters[place].cluster;
+                    cluster.iter().for_each(|cluster| cluster.offer());
+                }
+            }
+        }
+    }
+
+    fn is_waiting(&self, id: u64) -> bool {
         matches!(
             self.pending.get(&id),
             Some(Pending {
@@ -44,13 +68,9 @@ impl Setup {
 
     /// Asks for a place on a master.
     pub(super) fn seek(&mut self, id: u64) {
-        let Some(cluster) = self.cluster.clone() else {
+        let Some(cluster) = self.cluster_of(id).cloned() else {
             return;
         };
-        if !self.is_waiting(id) {
-            // The place that it was told of is for the next one.
-            return cluster.offer();
-        }
         if self.abandoned >= self.limits.max_connections {
             return self.fail(id, self.limits.full());
         }
@@ -197,7 +217,9 @@ impl Setup {
 
     /// What a failed connection leaves behind with a master is kept until that has an answer.
     pub(super) fn leave(&mut self, id: u64, pending: &mut Pending, failure: &Failure) {
-        let (Some(cluster), Some(_)) = (&self.cluster, &pending.asked) else {
+        let place = pending.asked.as_ref().and_then(|asked| asked.place);
+        let Some(cluster) = place.and_then(|place| self.routes.clusters[place].cluster.as_ref())
+        else {
             return;
         };
         cluster.metrics.open_failed(failure.reason);

@@ -28,8 +28,10 @@ pub type Tell = Box<dyn Fn(Vec<u64>, Option<Failure>) + Send + Sync>;
 /// One cluster behind its bastion.
 pub struct Cluster {
     pub name: String,
+    /// Among those of the multiplexer, which share the directory of control sockets.
+    pub place: usize,
     pub bastion: Bastion,
-    pub control: Control,
+    pub control: Arc<Control>,
     pub metrics: ClusterMetrics,
     pub inbox: Arc<Inbox<Message>>,
     pub most_streams: usize,

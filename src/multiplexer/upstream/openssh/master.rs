@@ -104,7 +104,8 @@ impl Running {
         let local = |what: String| (Down::Local, what);
         // Old kernels of containers may not have it; ssh's keepalives do the same.
         let _ = set_tcp_user_timeout(&tcp, UNACKNOWLEDGED.as_millis() as u32);
-        let started = Process::start(login, &cluster.control, format!("m{id}"));
+        let socket = format!("m{}-{id}", cluster.place);
+        let started = Process::start(login, &cluster.control, socket);
         let (process, ends) = started.map_err(|error| {
             local(match error.kind() {
                 std::io::ErrorKind::NotFound if cluster.control.path().exists() => {

@@ -32,6 +32,8 @@ mod upkeep;
 
 use std::path::PathBuf;
 
+use crate::multiplexer::request::host_port;
+
 pub use control::{Control, NAME as DIRECTORY};
 pub use process::Login;
 
@@ -48,6 +50,8 @@ pub struct Bastion {
     pub identity_file: Option<PathBuf>,
     /// Further configuration for ssh; absolute. `None`: no file is read.
     pub ssh_config_path: Option<PathBuf>,
+    /// Further options, as `Name=value`. Those that make the connections work are ours and stand before them.
+    pub ssh_options: Vec<String>,
     /// Streams on one connection.
     pub max_streams: usize,
 }
@@ -55,9 +59,6 @@ pub struct Bastion {
 impl std::fmt::Display for Bastion {
     /// As `host:port`, an IPv6 address in brackets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
+        f.write_str(&host_port(&self.host, self.port))
     }
 }

@@ -20,10 +20,11 @@ pub type Generation = Box<dyn FnMut() -> Option<u64> + Send>;
 
 /// What a pool is to do.
 pub struct Plan {
-    /// The cluster's.
+    /// The cluster's, and its place among those of the multiplexer.
     pub name: String,
+    pub place: usize,
     pub login: Login,
-    pub control: Control,
+    pub control: Arc<Control>,
     pub metrics: ClusterMetrics,
     /// On one master.
     pub most_streams: usize,
@@ -62,6 +63,7 @@ impl Pool {
     pub fn start(plan: Plan, relay: Arc<Relay>) -> io::Result<Self> {
         let cluster = Arc::new(Cluster {
             name: plan.name,
+            place: plan.place,
             bastion: plan.login.bastion.clone(),
             control: plan.control,
             metrics: plan.metrics,

@@ -15,9 +15,8 @@ use super::Bastion;
 use super::complaints::Complaints;
 use super::control::Control;
 
-/// The files of the destination, as they are named from the directory that masters start in.
+/// The agent of the destination, as it is named from the directory that masters start in.
 const AGENT: &str = "../agent.sock";
-const KNOWN_HOSTS: &str = "../known_hosts";
 
 /// What a master is started with.
 #[derive(Clone, Debug)]
@@ -26,8 +25,8 @@ pub struct Login {
     pub bastion: Bastion,
     /// Whether there is an agent in the destination.
     pub has_agent: bool,
-    /// Whether `known_hosts` there names hosts, and no other file is to.
-    pub knows_hosts: bool,
+    /// The file there that names hosts, and no other is to; `None`: ssh goes by its own.
+    pub known_hosts: Option<String>,
 }
 
 /// A master that was started.
@@ -116,6 +115,7 @@ impl Login {
             user,
             identity_file,
             ssh_config_path,
+            ssh_options,
             ..
         } = &self.bastion;
         let file = ssh_config_path
@@ -149,11 +149,14 @@ impl Login {
             "Tunnel=no",
             "CheckHostIP=no",
         ];
-        let known_hosts = format!("UserKnownHostsFile={KNOWN_HOSTS}");
-        if self.knows_hosts {
+        let known_hosts = self
+            .known_hosts
+            .as_ref()
+            .map(|file| format!("UserKnownHostsFile=../{file}"));
+        if let Some(known_hosts) = &known_hosts {
             options.extend([
                 "StrictHostKeyChecking=yes",
-                &known_hosts,
+                known_hosts,
                 "GlobalKnownHostsFile=/dev/null",
                 // Their content is the configuration's.
                 "UpdateHostKeys=no",
@@ -174,6 +177,7 @@ impl Login {
                 options.push("IdentityFile=none");
             }
         }
+        options.extend(ssh_options.iter().map(String::as_str));
         for option in options {
             words.extend(["-o".into(), option.into()]);
         }

@@ -1,0 +1,96 @@
+//! The set-up thread's part for targets that are dialled: from the answer of a look-up to a pair for the relay.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::epoll;
+
+use super::{Pending, STRIDE, Setup, Stage};
+use crate::errors::plain;
+use crate::metrics::Refusal;
+use crate::multiplexer::client;
+use crate::multiplexer::relay::{Ending, Pair};
+use crate::multiplexer::upstream::Failure;
+use crate::multiplexer::upstream::direct::{Dial, Step};
+use crate::multiplexer::upstream::resolver::Answer;
+
+impl Setup {
+    pub(super) fn on_answer(&mut self, id: u64, answer: &Answer) {
+        match answer {
+            Ok(addresses) => self.dial(id, addresses),
+            Err(why) => self.fail(id, Failure::new(Refusal::Name, why.clone())),
+        }
+    }
+
+    /// Tries `addresses`, with the port that was asked for.
+    pub(super) fn dial(&mut self, id: u64, addresses: &[SocketAddr]) {
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let Some(asked) = &pending.asked else { return };
+        let port = asked.request.port;
+        let mut dial = Dial::new(addresses.iter().map(|address| {
+            let mut address = *address;
+            address.set_port(port);
+            address
+        }));
+        let step = dial.advance(self.epoll.as_fd(), id * STRIDE, Instant::now());
+        pending.stage = Stage::Dialling(dial);
+        self.on_step(id, step);
+    }
+
+    pub(super) fn on_step(&mut self, id: u64, step: Step) {
+        match step {
+            Step::Waiting => {}
+            Step::Failed(failure) => self.fail(id, failure),
+            Step::Connected(upstream) => self.connected(id, upstream),
+        }
+    }
+
+    fn connected(&mut self, id: u64, upstream: OwnedFd) {
+        let Some(Pending {
+            client,
+            watched,
+            stderr,
+            asked: Some(asked),
+            in_flight,
+            ..
+        }) = self.pending.remove(&id)
+        else {
+            return;
+        };
+        if watched {
+            let _ = epoll::delete(&self.epoll, &client);
+        }
+        // The reader of the client's stderr sees by its end that the connection is made.
+        stderr.into_iter().for_each(client::close);
+        self.shared
+            .metrics
+            .setup
+            .observe(asked.at.elapsed().as_secs_f64());
+        let target = asked.request;
+        tracing::debug!("connected to {target}");
+        let shared = self.shared.clone();
+        let ended = Box::new(move |ending| match ending {
+            Ending::Done => {
+                tracing::debug!("connection to {target} ended");
+                in_flight.done();
+            }
+            Ending::Broken(error) => {
+                shared.complain(format_args!(
+                    "connection to {target} broke: {}",
+                    plain(error)
+                ));
+            }
+            Ending::Cut => {}
+        });
+        self.relay.add(Pair {
+            client,
+            upstream,
+            head: asked.head,
+            link: None,
+            ended,
+        });
+    }
+}
