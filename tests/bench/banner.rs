@@ -20,7 +20,8 @@ pub fn measure(ways: &[&dyn Way], stage: &Stage, plan: &Plan, report: &mut Repor
             };
             for _ in 0..(turns / plan.divisor).max(1) {
                 let began = Instant::now();
-                way.open(stage.sshd(), b"SSH-2.0-bench\r\n").first_byte();
+                let mut stream = way.open(stage.sshd(), b"SSH-2.0-bench\r\n");
+                stream.first_byte();
                 report.add(WHAT, way.name(), began.elapsed().as_secs_f64());
             }
         }

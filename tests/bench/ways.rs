@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 use crate::common::process::Process;
 use crate::common::procfs;
@@ -55,10 +55,11 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// As ssh ends its ProxyCommand.
+    /// At once: an `ssh -W` that only begins to wait for its master does not hear a SIGHUP, by which ssh ends its
+    /// ProxyCommand, and lives on.
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            kill_process(Pid::from_child(child), Signal::HUP).ok();
+            child.kill().ok();
             child.wait().ok();
         }
     }
