@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use common::built::static_program;
 use common::http::fetch;
-use common::process::{Process, succeed};
+use common::process::{Process, copy_program, succeed};
 use common::server::Server;
 use common::tbot::Start;
 use common::v1;
@@ -231,7 +231,7 @@ fn a_multiplexer_that_moves_bytes_shows_how() {
 fn names_stay_when_the_program_is_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let program = directory.path().join("busy");
-    fs::copy(static_program("examples/busy"), &program).expect("the directory is ours");
+    copy_program(&static_program("examples/busy"), &program);
     let busy = Busy::start_from(&program, "burn");
     fs::remove_file(&program).expect("the directory is ours");
     fs::write(&program, "another one").expect("the directory is ours");

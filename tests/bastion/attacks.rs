@@ -39,7 +39,9 @@ impl Rest {
             let counts = tbot.counts();
             (counts.in_flight == 0 && counts.started == counts.ok + counts.error).then_some(())
         });
-        assert_eq!(cluster(tbot, "streams"), 0);
+        until("no stream", || {
+            (cluster(tbot, "streams") == 0).then_some(())
+        });
         until("the connections there were", || {
             let others = state(tbot, "starting") + state(tbot, "retiring");
             (others == 0 && masters(tbot).len() as u64 == state(tbot, "ready")).then_some(())

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::process::{run, succeed};
+use super::process::{copy_program, run, succeed};
 use super::sshd::Sshd;
 use super::tbot::{Start, Tbot};
 use super::wait::until;
@@ -46,11 +46,10 @@ impl Keys {
 
     /// A program.
     pub fn script(&self, name: &str, lines: &str) -> PathBuf {
-        // Renamed into place: a thread of another test that forks just now may hold the writing end open.
         let path = self.write(&format!("{name}.new"), format!("#!/bin/sh\n{lines}\n"));
         set_mode(&path, 0o755);
         let place = self.path(name);
-        succeed(Command::new("cp").arg("-p").arg(&path).arg(&place));
+        copy_program(&path, &place);
         place
     }
 

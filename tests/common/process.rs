@@ -1,6 +1,7 @@
 //! A child process whose output is read all the time and that dies with its guard.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -132,6 +133,12 @@ pub fn succeed(command: &mut Command) -> String {
     let finished = run(command);
     assert!(finished.status.success(), "{command:?}: {finished:?}");
     finished.stdout
+}
+
+/// Puts a program at `to`, by another process: one that a thread of another test forks just now would hold the
+/// writing end of this one open, and the kernel runs no file that somebody writes (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) {
+    succeed(Command::new("cp").arg("-p").args([from, to]));
 }
 
 /// What a child has written to one of its outputs, collected by a thread.

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::process::succeed;
+use crate::common::process::{copy_program, succeed};
 use crate::common::server::Server;
 use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, dial};
@@ -208,7 +208,7 @@ fn readyz_says_when_ssh_has_no_program_to_connect_by() {
     fs::remove_file(&own).expect("it is the test's");
     tbot.signal(Signal::HUP);
     await_unhealthy(&tbot, &format!("{} is gone", own.display()));
-    fs::copy(env!("CARGO_BIN_EXE_tbot"), &own).expect("the directory is the test's");
+    copy_program(Path::new(env!("CARGO_BIN_EXE_tbot")), &own);
     tbot.signal(Signal::HUP);
     until("it is healthy again", || {
         (http::get(tbot.address(), "/readyz").0 == 200).then_some(())

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::common::built::static_program;
-use crate::common::process::{Process, run, succeed};
+use crate::common::process::{Process, copy_program, run, succeed};
 use crate::common::server::Server;
 use crate::common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
 use crate::common::{http, is_root, not_tested};
@@ -39,8 +39,7 @@ impl Root {
             return None;
         }
         let directory = TempDir::new().expect("a directory for temporary files");
-        fs::copy(static_program("tbot"), directory.path().join("tbot"))
-            .expect("the directory is ours");
+        copy_program(&static_program("tbot"), &directory.path().join("tbot"));
         Some(Self { directory, enter })
     }
 
