@@ -22,7 +22,7 @@ STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error
 	--remap-path-prefix=$(shell $(RUSTC) --print sysroot)/lib/rustlib/src/rust=/rustc/$(shell $(RUSTC) -vV | sed -n 's/^commit-hash: //p')
 
 # Most of the tests wait most of the time.
-export RUST_TEST_THREADS ?= 4
+export RUST_TEST_THREADS ?= 6
 
 # Each feature alone, and none. Tests that take their time and differ by no feature ask for `pprof`, too, and so run
 # with the default ones only.
