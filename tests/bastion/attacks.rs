@@ -267,6 +267,11 @@ fn a_bastion_that_accepts_no_more_keeps_the_connections_it_has() {
         .filter_map(|stream| echoes(stream).then_some(()));
     assert_eq!(served.count(), 1);
     assert_eq!(tbot.refused("bastion_down"), 29);
+    let why = refusal(&tbot, echo.address);
+    assert!(
+        why.contains("are full, and there is no other yet (waited for 2s)"),
+        "{why}"
+    );
     for stream in &mut streams {
         assert_echoes(stream, b"not cut");
     }

@@ -52,8 +52,8 @@ impl Setup {
             }
             Stage::Dialling(dial) => dial.timed_out(timeout),
             Stage::Waiting | Stage::Knocking(_) => {
-                let problem = self.cluster_of(id).and_then(|cluster| cluster.problem());
-                let why = problem.unwrap_or_else(|| "the bastion has no room".into());
+                let cluster = self.cluster_of(id);
+                let why = cluster.map_or_else(String::new, |cluster| cluster.problem_of_waiting());
                 let message = format!("{why} (waited for {timeout:?})");
                 Failure::new(Refusal::BastionDown, message)
             }

@@ -46,7 +46,7 @@ pub struct State {
     waiting: BTreeSet<u64>,
     /// Why there is none, since the last attempt at one.
     down: Option<Failure>,
-    /// How the last was lost, until there is another attempt.
+    /// How the last was lost, or the last attempt at one more failed, until one succeeds.
     lost: Option<String>,
 }
 
@@ -198,6 +198,7 @@ impl Cluster {
         let failure = Failure::new(reason.refusal(), sentence);
         let mut state = self.lock();
         if state.usable().next().is_some() {
+            state.lost = Some(failure.message);
             return;
         }
         state.down = Some(failure.clone());
@@ -233,6 +234,18 @@ impl Cluster {
                  there, or a certificate without permit-port-forwarding)"
             )
         })
+    }
+
+    /// Why somebody has waited in vain: a sentence.
+    pub fn problem_of_waiting(&self) -> String {
+        let full = || {
+            let Self { name, bastion, .. } = self;
+            format!(
+                "cluster {name}: the connections to the bastion {bastion} are full, and there is no other yet"
+            )
+        };
+        let problem = self.problem().or_else(|| self.lock().lost.clone());
+        problem.unwrap_or_else(full)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
