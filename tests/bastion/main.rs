@@ -1,18 +1,15 @@
 //! Targets behind a bastion: many streams by few shared connections, with a real `sshd` as the bastion and
 //! the real `ssh` as the client of both.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "pprof"))]
 
-#[cfg(feature = "pprof")]
 mod ansible;
 mod attacks;
 mod clusters;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
-#[cfg(feature = "pprof")]
 mod idle;
 mod lifetime;
-#[cfg(feature = "pprof")]
 mod network;
 mod sessions;
 mod templates;
