@@ -4,8 +4,8 @@
 use std::fs;
 use std::io::Read;
 
-use crate::common::keys::{Keys, await_healthy, readyz, with_identity};
-use crate::common::process::succeed;
+use crate::common::keys::{Keys, await_healthy, readyz, ssh, with_identity};
+use crate::common::process::{run, succeed};
 use crate::common::server::{ClosedPort, Server};
 use crate::common::sshd::Sshd;
 use crate::common::tbot::{Start, Tbot};
@@ -252,7 +252,10 @@ fn no_cluster_believes_another_s_authority() {
         .collect();
     assert_eq!(
         hosts,
-        ["127.0.0.1,two,*.two", "127.0.0.1,one,*,!*.three,!*.two"]
+        [
+            "127.0.0.1,two,*.two",
+            "127.0.0.1,one,*,!*.three,!*.two,![*.three]:*,![*.two]:*"
+        ]
     );
     assert!(known.contains(&own), "{known}");
 }
@@ -274,4 +277,32 @@ fn options_of_a_cluster_reach_its_ssh_and_not_another_s() {
         told.then_some(())
     });
     assert_echoes(&mut dial(&tbot, echo.address), b"in");
+}
+
+#[test]
+fn no_authority_is_good_for_another_cluster_s_hosts_at_any_port() {
+    let keys = Keys::with_ca();
+    let target = keys.sshd();
+    assert_ne!(target.address.port(), 22, "ssh looks [host]:port up");
+    keys.generate("other", &["-t", "ed25519"], "");
+    let cluster = |name: &str, ca: &str, hosts: &str| {
+        format!(
+            "      - name: {name}\n        host_ca: [{}]\n        hosts: {hosts}\n",
+            keys.path(ca).display()
+        )
+    };
+    let clusters = [
+        cluster("one", "ca.pub", "['*']"),
+        cluster("two", "other.pub", "['*.two']"),
+    ];
+    let service = format!("    clusters:\n{}", clusters.concat());
+    let tbot = with_identity(&keys.ssh_ca(&target.user), "", &service).start();
+    await_healthy(&tbot, "identity");
+    let login = |host: &str| run(&mut ssh(&tbot, &target, host, "echo in"));
+    assert_eq!(login("127.0.0.1.one").stdout, "in\n");
+    let end = login("127.0.0.1.two");
+    assert!(
+        end.stdout.is_empty() && end.stderr.contains("Host key verification failed"),
+        "{end:?}"
+    );
 }

@@ -73,11 +73,16 @@ impl Hosts {
     pub fn lines(&self, patterns: &[String]) -> String {
         let proxy = self.proxy_host.as_ref();
         let proxy = proxy.filter(|host| Some(*host) != self.cluster.as_ref());
-        let names: Vec<&str> = [proxy, self.cluster.as_ref()]
+        // At another port than 22 ssh looks `[host]:port` up first, which `*` takes and `!*.prod` does not leave out.
+        let at_ports = patterns
+            .iter()
+            .filter_map(|pattern| Some(format!("![{}]:*", pattern.strip_prefix('!')?)));
+        let names: Vec<String> = [proxy, self.cluster.as_ref()]
             .into_iter()
             .flatten()
             .chain(patterns)
-            .map(String::as_str)
+            .cloned()
+            .chain(at_ports)
             .collect();
         let mut text = String::new();
         for key in &self.host_ca {
@@ -167,10 +172,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "@cert-authority some,db?.test.example.com,!db9.test.example.com key\n",
+                "@cert-authority some,db?.test.example.com,!db9.test.example.com,![db9.test.example.com]:* key\n",
                 "@cert-authority eu.example,*.eu.example key\n",
-                "@cert-authority example,*.example,!*.eu.example key\n",
-                "@cert-authority all,*,!*.eu.example,!*.example key\n",
+                "@cert-authority example,*.example,!*.eu.example,![*.eu.example]:* key\n",
+                "@cert-authority all,*,!*.eu.example,!*.example,![*.eu.example]:*,![*.example]:* key\n",
             ]
         );
     }
