@@ -11,7 +11,7 @@ use crate::common::sshd::Sshd;
 use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, dial};
 use crate::common::wait::until;
-use crate::refusal;
+use crate::{masters, refusal};
 
 /// A cluster of a list, by way of `bastion`.
 fn by_way_of(name: &str, bastion: &Sshd, lines: &str) -> String {
@@ -305,4 +305,35 @@ fn no_authority_is_good_for_another_cluster_s_hosts_at_any_port() {
         end.stdout.is_empty() && end.stderr.contains("Host key verification failed"),
         "{end:?}"
     );
+}
+
+#[test]
+fn many_clusters_leave_descriptors_for_the_connections_that_there_may_be() {
+    let echo = Server::echo();
+    let silent = Server::start(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let of = |number| {
+        format!(
+            "      - name: c{number}\n        proxy_server: '{}'\n",
+            silent.address
+        )
+    };
+    let mut clusters: Vec<String> = (0..50).map(of).collect();
+    clusters.push("      - name: near\n".to_owned());
+    let tbot = with_clusters(&clusters, "")
+        .through(&["prlimit", "--nofile=500:500"])
+        .start();
+    until("all log in", || (masters(&tbot).len() == 50).then_some(()));
+    let said = tbot.stderr.line("serves at most ");
+    let most = said.split("at most ").nth(1).and_then(|rest| {
+        let number = rest.split(' ').next()?;
+        number.parse::<usize>().ok()
+    });
+    let most = most.unwrap_or_else(|| panic!("no number in {said:?}"));
+    let near = format!("{}|near", echo.address);
+    let mut streams: Vec<_> = (0..most).map(|_| dial(&tbot, &near)).collect();
+    for stream in &mut streams {
+        assert_echoes(stream, b"up");
+    }
+    let line = refusal(&tbot, &near);
+    assert!(line.contains("at its limit of connections"), "{line}");
 }
