@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::process::Command;
 
 use crate::common::keys::{Keys, await_healthy, readyz, ssh, with_identity};
 use crate::common::process::{run, succeed};
@@ -336,4 +337,34 @@ fn many_clusters_leave_descriptors_for_the_connections_that_there_may_be() {
     }
     let line = refusal(&tbot, &near);
     assert!(line.contains("at its limit of connections"), "{line}");
+}
+
+#[test]
+fn a_file_for_ssh_adds_no_host_keys_to_those_of_the_cluster() {
+    let (bastion, other) = (Sshd::start(), Sshd::start());
+    let key = bastion.known_host();
+    let key = key.split_once(' ').expect("host and key").1;
+    let script = bastion.file("keys");
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\necho '[127.0.0.1]:{} {key}'\n",
+            bastion.address.port()
+        ),
+    )
+    .expect("the directory is ours");
+    succeed(Command::new("chmod").arg("755").arg(&script));
+    let file = bastion.file("ssh_config");
+    fs::write(&file, format!("KnownHostsCommand {}\n", script.display()))
+        .expect("the directory is ours");
+    let path = format!("        ssh_config_path: {}\n", file.display());
+    let wrong = other.known_host();
+    let wrong = wrong.split_once(' ').expect("host and key").1;
+    let cluster = by_way_of("one", &bastion, &path).replace(key, wrong);
+    let tbot = with_clusters(&[cluster], "").start();
+    let reason = until("a reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason.contains("no connection").then_some(reason)
+    });
+    assert!(reason.contains("its host key"), "{reason}");
 }
