@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGPROF, SIGUSR1, SIGXFSZ};
 use self::pid_file::PidFile;
 use self::renewal::{Obtained, Renewal, identity_of, renewal_of, renewals};
 use self::service::Service;
-use crate::config::{self, Settings};
+use crate::config::{self, ServiceKind, Settings};
 use crate::diagnostics::{Diagnostics, ProcessCollector};
 use crate::errors::plain;
 use crate::identity::{Output, Stop};
@@ -184,7 +184,12 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .transpose()
         .map_err(Error::Diagnostics)?;
 
-    let affordable = multiplexer::affordable_connections(settings.services.len());
+    let clusters = settings.services.iter().flat_map(|service| {
+        let ServiceKind::SshMultiplexer(settings) = &service.kind;
+        &settings.clusters
+    });
+    let bastions = clusters.filter(|cluster| cluster.bastion.is_some()).count();
+    let affordable = multiplexer::affordable_connections(settings.services.len(), bastions);
     let mut services = Vec::new();
     for (service, reporter) in settings.services.iter().zip(reporters) {
         let identity = identity_of(&renewals, service);

@@ -46,11 +46,14 @@ const KEYS: [(&str, &str); 7] = [
 ];
 
 /// What `host_ca` and `known_hosts` decide, where either is there.
-const HOST_KEYS: [&str; 4] = [
+const HOST_KEYS: [&str; 7] = [
     "GlobalKnownHostsFile",
+    "KnownHostsCommand",
+    "NoHostAuthenticationForLocalhost",
     "StrictHostKeyChecking",
     "UpdateHostKeys",
     "UserKnownHostsFile",
+    "VerifyHostKeyDNS",
 ];
 
 /// Each as `Name=value`, as `ssh -o` takes it.

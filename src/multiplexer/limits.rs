@@ -34,9 +34,12 @@ impl Limits {
 /// being set up.
 const EACH: u64 = 3;
 
-/// How many connections each of `multiplexers` in this process can serve by its limit of file
-/// descriptors, of which the soft one is raised to the hard one first.
-pub fn affordable_connections(multiplexers: usize) -> usize {
+/// Of a cluster with a bastion: its thread's two, and the four of a shared connection.
+const EACH_BASTION: u64 = 6;
+
+/// How many connections each of `multiplexers` in this process, with so many `bastions` among them, can serve by
+/// its limit of file descriptors, of which the soft one is raised to the hard one first.
+pub fn affordable_connections(multiplexers: usize, bastions: usize) -> usize {
     /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
@@ -51,7 +54,7 @@ pub fn affordable_connections(multiplexers: usize) -> usize {
         );
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let reserve = RESERVE.min(descriptors / 2);
+    let reserve = (RESERVE + EACH_BASTION * bastions as u64).min(descriptors / 2);
     let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
     (all / multiplexers.max(1)).max(1)
 }

@@ -3,15 +3,16 @@
 
 use std::fs;
 use std::io::Read;
+use std::process::Command;
 
-use crate::common::keys::{Keys, await_healthy, readyz, with_identity};
-use crate::common::process::succeed;
+use crate::common::keys::{Keys, await_healthy, readyz, ssh, with_identity};
+use crate::common::process::{run, succeed};
 use crate::common::server::{ClosedPort, Server};
 use crate::common::sshd::Sshd;
 use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, dial};
 use crate::common::wait::until;
-use crate::refusal;
+use crate::{masters, refusal};
 
 /// A cluster of a list, by way of `bastion`.
 fn by_way_of(name: &str, bastion: &Sshd, lines: &str) -> String {
@@ -252,7 +253,10 @@ fn no_cluster_believes_another_s_authority() {
         .collect();
     assert_eq!(
         hosts,
-        ["127.0.0.1,two,*.two", "127.0.0.1,one,*,!*.three,!*.two"]
+        [
+            "127.0.0.1,two,*.two",
+            "127.0.0.1,one,*,!*.three,!*.two,![*.three]:*,![*.two]:*"
+        ]
     );
     assert!(known.contains(&own), "{known}");
 }
@@ -274,4 +278,93 @@ fn options_of_a_cluster_reach_its_ssh_and_not_another_s() {
         told.then_some(())
     });
     assert_echoes(&mut dial(&tbot, echo.address), b"in");
+}
+
+#[test]
+fn no_authority_is_good_for_another_cluster_s_hosts_at_any_port() {
+    let keys = Keys::with_ca();
+    let target = keys.sshd();
+    assert_ne!(target.address.port(), 22, "ssh looks [host]:port up");
+    keys.generate("other", &["-t", "ed25519"], "");
+    let cluster = |name: &str, ca: &str, hosts: &str| {
+        format!(
+            "      - name: {name}\n        host_ca: [{}]\n        hosts: {hosts}\n",
+            keys.path(ca).display()
+        )
+    };
+    let clusters = [
+        cluster("one", "ca.pub", "['*']"),
+        cluster("two", "other.pub", "['*.two']"),
+    ];
+    let service = format!("    clusters:\n{}", clusters.concat());
+    let tbot = with_identity(&keys.ssh_ca(&target.user), "", &service).start();
+    await_healthy(&tbot, "identity");
+    let login = |host: &str| run(&mut ssh(&tbot, &target, host, "echo in"));
+    assert_eq!(login("127.0.0.1.one").stdout, "in\n");
+    let end = login("127.0.0.1.two");
+    assert!(
+        end.stdout.is_empty() && end.stderr.contains("Host key verification failed"),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn many_clusters_leave_descriptors_for_the_connections_that_there_may_be() {
+    let echo = Server::echo();
+    let silent = Server::start(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let of = |number| {
+        format!(
+            "      - name: c{number}\n        proxy_server: '{}'\n",
+            silent.address
+        )
+    };
+    let mut clusters: Vec<String> = (0..50).map(of).collect();
+    clusters.push("      - name: near\n".to_owned());
+    let tbot = with_clusters(&clusters, "")
+        .through(&["prlimit", "--nofile=500:500"])
+        .start();
+    until("all log in", || (masters(&tbot).len() == 50).then_some(()));
+    let said = tbot.stderr.line("serves at most ");
+    let most = said.split("at most ").nth(1).and_then(|rest| {
+        let number = rest.split(' ').next()?;
+        number.parse::<usize>().ok()
+    });
+    let most = most.unwrap_or_else(|| panic!("no number in {said:?}"));
+    let near = format!("{}|near", echo.address);
+    let mut streams: Vec<_> = (0..most).map(|_| dial(&tbot, &near)).collect();
+    for stream in &mut streams {
+        assert_echoes(stream, b"up");
+    }
+    let line = refusal(&tbot, &near);
+    assert!(line.contains("at its limit of connections"), "{line}");
+}
+
+#[test]
+fn a_file_for_ssh_adds_no_host_keys_to_those_of_the_cluster() {
+    let (bastion, other) = (Sshd::start(), Sshd::start());
+    let key = bastion.known_host();
+    let key = key.split_once(' ').expect("host and key").1;
+    let script = bastion.file("keys");
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\necho '[127.0.0.1]:{} {key}'\n",
+            bastion.address.port()
+        ),
+    )
+    .expect("the directory is ours");
+    succeed(Command::new("chmod").arg("755").arg(&script));
+    let file = bastion.file("ssh_config");
+    fs::write(&file, format!("KnownHostsCommand {}\n", script.display()))
+        .expect("the directory is ours");
+    let path = format!("        ssh_config_path: {}\n", file.display());
+    let wrong = other.known_host();
+    let wrong = wrong.split_once(' ').expect("host and key").1;
+    let cluster = by_way_of("one", &bastion, &path).replace(key, wrong);
+    let tbot = with_clusters(&[cluster], "").start();
+    let reason = until("a reason", || {
+        let (_, _, reason) = readyz(&tbot, "mux");
+        reason.contains("no connection").then_some(reason)
+    });
+    assert!(reason.contains("its host key"), "{reason}");
 }

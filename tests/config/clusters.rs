@@ -247,6 +247,13 @@ fn options_of_ssh_that_the_connections_depend_on_are_refused_by_name() {
                 .into(),
         ),
         (
+            HOST_CA,
+            "knownhostscommand=/bin/true",
+            "KnownHostsCommand has no effect beside \"host_ca\" and \"known_hosts\", which say whose host keys are \
+             good; remove it"
+                .into(),
+        ),
+        (
             "",
             "Compression",
             "\"Compression\" is no option of ssh; write Name=value, such as Compression=yes".into(),

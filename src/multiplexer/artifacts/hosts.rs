@@ -73,11 +73,16 @@ impl Hosts {
     pub fn lines(&self, patterns: &[String]) -> String {
         let proxy = self.proxy_host.as_ref();
         let proxy = proxy.filter(|host| Some(*host) != self.cluster.as_ref());
-        let names: Vec<&str> = [proxy, self.cluster.as_ref()]
+        // At another port than 22 ssh looks `[host]:port` up first, which `*` takes and `!*.prod` does not leave out.
+        let at_ports = patterns
+            .iter()
+            .filter_map(|pattern| Some(format!("![{}]:*", pattern.strip_prefix('!')?)));
+        let names: Vec<String> = [proxy, self.cluster.as_ref()]
             .into_iter()
             .flatten()
             .chain(patterns)
-            .map(String::as_str)
+            .cloned()
+            .chain(at_ports)
             .collect();
         let mut text = String::new();
         for key in &self.host_ca {
@@ -97,6 +102,12 @@ impl Hosts {
 
 /// Whether a host could fit both patterns.
 fn overlap(one: &str, other: &str) -> bool {
+    // Mostly their domains differ, which is quick to see where there are thousands.
+    let end = |pattern| str::rsplit(pattern, ['*', '?']).next().unwrap_or(pattern);
+    let (end, its) = (end(one), end(other));
+    if !end.ends_with(its) && !its.ends_with(end) {
+        return false;
+    }
     let (one, other) = (one.as_bytes(), other.as_bytes());
     // By how many bytes of `other` are used up: whether some host fits so far.
     let mut fits = vec![false; other.len() + 1];
@@ -144,6 +155,9 @@ mod tests {
             ("db", "db", true),
             ("db", "web", false),
             ("*a*", "*b*", true),
+            ("*a", "b*b", false),
+            ("*.a?", "*.ab", true),
+            ("*.a?b", "*.b", true),
             ("a*", "b*", false),
             ("*", "*", true),
         ] {
@@ -167,10 +181,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "@cert-authority some,db?.test.example.com,!db9.test.example.com key\n",
+                "@cert-authority some,db?.test.example.com,!db9.test.example.com,![db9.test.example.com]:* key\n",
                 "@cert-authority eu.example,*.eu.example key\n",
-                "@cert-authority example,*.example,!*.eu.example key\n",
-                "@cert-authority all,*,!*.eu.example,!*.example key\n",
+                "@cert-authority example,*.example,!*.eu.example,![*.eu.example]:* key\n",
+                "@cert-authority all,*,!*.eu.example,!*.example,![*.eu.example]:*,![*.example]:* key\n",
             ]
         );
     }

@@ -25,8 +25,10 @@ use crate::multiplexer::relay::Relay;
 use crate::multiplexer::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use crate::multiplexer::upstream::resolver::{Answer, Resolver};
 
-/// How often a connection on its way, or an `ssh` on its way out, is looked at; and everything else.
+/// How often a login, or an `ssh` on its way out, is looked at; a look-up or a dial, which tells of its end itself
+/// and may go on for as long as a bastion is down; and everything else.
 const SOON: Duration = Duration::from_millis(20);
+const DIALLED: Duration = Duration::from_millis(100);
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// epoll data of the inbox; that of master `id` begins with `id * STRIDE`: its stderr, then its dial.
@@ -137,7 +139,7 @@ impl Keeper {
         }
         let is_urgent = |master: &Master| {
             let is_held_up = matches!(&master.phase, Phase::Ready(_, ready) if ready.is_held_up());
-            master.is_starting() || master.suspect || is_held_up
+            matches!(&master.phase, Phase::Login(_)) || master.suspect || is_held_up
         };
         let soon = !self.ending.is_empty()
             || self.masters.values().any(is_urgent)
@@ -146,6 +148,7 @@ impl Keeper {
         let to_start = self.next_start.saturating_duration_since(Instant::now());
         let wait = match soon {
             true => SOON,
+            false if self.masters.values().any(Master::is_starting) => DIALLED,
             false if to_start.is_zero() => TICK,
             false => TICK.min(to_start + Duration::from_millis(1)),
         };

@@ -132,7 +132,7 @@ impl Login {
         let mut options = vec![
             // Newer than some of ours: it would go to the background, where nobody would find it, or refuse to
             // start.
-            "IgnoreUnknown=ForkAfterAuthentication,RemoteCommand",
+            "IgnoreUnknown=ForkAfterAuthentication,KnownHostsCommand,RemoteCommand",
             "ForkAfterAuthentication=no",
             "RemoteCommand=none",
             "ProxyCommand=-",
@@ -158,6 +158,9 @@ impl Login {
                 "StrictHostKeyChecking=yes",
                 known_hosts,
                 "GlobalKnownHostsFile=/dev/null",
+                "KnownHostsCommand=none",
+                "VerifyHostKeyDNS=no",
+                "NoHostAuthenticationForLocalhost=no",
                 // Their content is the configuration's.
                 "UpdateHostKeys=no",
             ]);
