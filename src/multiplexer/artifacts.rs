@@ -33,24 +33,25 @@ impl Artifacts {
             ("ssh_config".to_owned(), self.ssh_config()),
             ("known_hosts".to_owned(), self.known_hosts()),
         ];
-        let of_masters = self.hosts.iter().filter(|hosts| hosts.proxy_host.is_some());
-        for (hosts, file) in of_masters.filter_map(|hosts| Some((hosts, self.own_file(hosts)?))) {
-            files.push((file, hosts.known_hosts_file()));
+        if self.hosts.len() > 1 {
+            let own = |hosts: &Hosts| Some((self.file_of(hosts)?, hosts.known_hosts_file()));
+            files.extend(self.hosts.iter().filter_map(own));
         }
         files
     }
 
-    /// The file that names the hosts which masters of the cluster at `place` believe; `None`: ssh goes by its own.
+    /// The file that says who the hosts of the cluster at `place` are, its bastion among them; `None`: ssh goes by
+    /// its own.
     pub fn known_hosts_file(&self, place: usize) -> Option<String> {
-        let hosts = &self.hosts[place];
-        let file = || self.own_file(hosts).unwrap_or("known_hosts".into());
-        hosts.knows_hosts().then(file)
+        self.file_of(&self.hosts[place])
     }
 
-    /// Where there are several, a cluster's bastion is not to be known by another's authorities.
-    fn own_file(&self, hosts: &Hosts) -> Option<String> {
-        let name = hosts.cluster.as_ref()?;
-        (self.hosts.len() > 1 && hosts.knows_hosts()).then(|| format!("{KNOWN_HOSTS_OF}{name}"))
+    /// Where there are several, a cluster's hosts are not to be known by another's authorities.
+    fn file_of(&self, hosts: &Hosts) -> Option<String> {
+        hosts.knows_hosts().then(|| match &hosts.cluster {
+            Some(name) if self.hosts.len() > 1 => format!("{KNOWN_HOSTS_OF}{name}"),
+            _ => "known_hosts".to_owned(),
+        })
     }
 
     /// The content of `ssh_config` (ssh_config(5)), to be used with `ssh -F` or by `Include`: a block for each
@@ -105,9 +106,9 @@ impl Artifacts {
     }
 
     fn add_known_hosts(&self, hosts: &Hosts, text: &mut String) {
-        if hosts.knows_hosts() {
+        if let Some(file) = self.file_of(hosts) {
             // Who is not in it is a stranger: nothing is to be asked, and nothing written.
-            let file = self.quoted(Path::new("known_hosts"));
+            let file = self.quoted(Path::new(&file));
             let _ = write!(
                 text,
                 "    UserKnownHostsFile {file}\n    StrictHostKeyChecking yes\n"
@@ -179,6 +180,46 @@ mod tests {
             text.contains("\nHost *.prod\n") && text.contains(" '%h:%p|prod'\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_of_several_clusters_has_its_own_host_keys() {
+        let cluster = |name: &str, host_ca: &[&str]| Cluster {
+            name: Some(name.into()),
+            host_ca: host_ca.iter().map(|&key| key.into()).collect(),
+            ..Cluster::default()
+        };
+        let mut all = artifacts("/id", None);
+        let clusters = [
+            cluster("a", &["key-a"]),
+            cluster("b", &["key-b"]),
+            cluster("c", &[]),
+        ];
+        all.hosts = clusters.iter().map(Hosts::of).collect();
+        let files = all.files();
+        let of = |name: &str| {
+            files
+                .iter()
+                .find(|(file, _)| file == name)
+                .map(|(_, text)| &**text)
+        };
+        let block = |name: &str| {
+            let config = of("ssh_config").expect("it is always there");
+            let (_, block) = config
+                .split_once(&format!("Host *.{name}\n"))
+                .expect("a block");
+            block.split("Host ").next().expect("one").to_owned()
+        };
+        for (name, other) in [("a", "b"), ("b", "a")] {
+            let file = format!("known_hosts.{name}");
+            let text = of(&file).expect("it has keys");
+            assert!(block(name).contains(&format!("UserKnownHostsFile \"/id/{file}\"\n")));
+            assert!(
+                text.contains(&format!("key-{name}")) && !text.contains(&format!("key-{other}"))
+            );
+        }
+        assert_eq!(of("known_hosts.c"), None);
+        assert!(!block("c").contains("KnownHosts"));
     }
 
     #[test]
