@@ -110,16 +110,7 @@ fn listed(
         let name = name(&map, server.as_ref())?;
         let same = |other: &Cluster| other.name.as_ref() == Some(&name);
         if let Some(other) = clusters.iter().position(same) {
-            let at = map.get("name");
-            let advice = match at {
-                Some(_) => "each cluster needs its own",
-                None => "it is this one's by default: write a \"name\" of its own",
-            };
-            return Err(at.as_ref().unwrap_or(item).error(format!(
-                "the name {} is that of {}; {advice}",
-                quoted(&name),
-                items[other].short_name()
-            )));
+            return Err(map.name_taken(&name, &items[other], "cluster"));
         }
         cluster.hosts = match map.optional("hosts", patterns)? {
             Some(hosts) => hosts,

@@ -248,6 +248,20 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// The error for a name that `other` has already; `kind` is what both are.
+    pub fn name_taken(&self, name: &str, other: &Cursor, kind: &str) -> Error {
+        let at = self.get("name");
+        let advice = match at {
+            Some(_) => format!("each {kind} needs its own"),
+            None => "it is this one's by default: write a \"name\" of its own".to_owned(),
+        };
+        at.as_ref().unwrap_or(&self.cursor).error(format!(
+            "the name {} is that of {}; {advice}",
+            quoted(name),
+            other.short_name()
+        ))
+    }
+
     pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
         let (_, node) = self.entries.iter().find(|(name, _)| name == key)?;
         Some(self.child(key, node))

@@ -123,16 +123,7 @@ pub(super) fn services(
         let map = cursor.map("a mapping with a \"type\"", keys)?;
         let name = name(&map, &format!("{kind}-{}", count + 1))?;
         if let Some(other) = taken.iter().position(|(taken, _)| *taken == name) {
-            let other = cursors[other].short_name();
-            let at = map.get("name");
-            let advice = match at {
-                Some(_) => "each service needs its own",
-                None => "it is this one's by default: write a \"name\" of its own",
-            };
-            return Err(at.as_ref().unwrap_or(cursor).error(format!(
-                "the name {} is that of {other}; {advice}",
-                quoted(&name)
-            )));
+            return Err(map.name_taken(&name, &cursors[other], "service"));
         }
         let destination;
         if kind == IDENTITY {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 pub use hosts::Hosts;
 
-/// Whose host keys masters of one of several clusters believe, with the cluster's name behind it.
+/// Whose host keys are those of one of several clusters, with its name behind it.
 pub const KNOWN_HOSTS_OF: &str = "known_hosts.";
 
 const BEGIN: &str = "# Begin: written by tbot, changes are overwritten\n";

@@ -2,8 +2,8 @@
 //!
 //! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read, the
 //! cluster and the target in it are chosen (`routes`, `templates`), that is looked up and dialled
-//! (`upstream`), and the two sockets go to the `relay`. The
-//! files that tell an ssh client of it are `artifacts` in a `destination`.
+//! (`upstream`), and the two sockets go to the `relay`. The files that tell an ssh client of it are
+//! `artifacts` in a `destination`.
 
 pub(crate) mod artifacts;
 mod client;
@@ -272,8 +272,8 @@ impl Multiplexer {
         sockets.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes `ssh_config`, `known_hosts` and what masters need beside them where they are not as they should be, and makes sure that
-    /// nobody else can. The error is a sentence.
+    /// Writes `ssh_config`, `known_hosts` and what masters need beside them where they are not as they should
+    /// be, and makes sure that nobody else can. The error is a sentence.
     pub fn write_artifacts(&self) -> Result<(), String> {
         let path = self.destination.path().display();
         for (name, content) in self.artifacts.files() {

@@ -22,8 +22,8 @@ pub struct Options {
     pub proxy_command: Vec<String>,
     /// From accept to the complete request (10 s).
     pub request_timeout: Duration,
-    /// Connections at once (10,000); no more than [`affordable_connections`](super::affordable_connections), or some may wait for a
-    /// descriptor instead of being refused.
+    /// Connections at once (10,000); no more than [`affordable_connections`](super::affordable_connections), or
+    /// some may wait for a descriptor instead of being refused.
     pub max_connections: usize,
     /// Users who may connect, by number, beside the one this process runs as (nobody). With any of
     /// them, others may reach the socket (mode 0666, directory 0711) and are sent away by their number.

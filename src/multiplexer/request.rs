@@ -59,12 +59,7 @@ impl Request {
         if host.is_empty() {
             return Err(Malformed("its host is empty"));
         }
-        // `parse` alone would take "+22".
-        let port = Some(port)
-            .filter(|port| port.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|port| port.parse().ok())
-            .filter(|port| *port != 0)
-            .ok_or(Malformed("its port is not a number from 1 to 65535"))?;
+        let port = number(port).ok_or(Malformed("its port is not a number from 1 to 65535"))?;
         Ok(Self {
             host: host.to_owned(),
             port,
@@ -78,6 +73,13 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&host_port(&self.host, self.port))
     }
+}
+
+/// That of a port, of which there is none with the number 0.
+pub(super) fn number(port: &str) -> Option<u16> {
+    // `parse` alone would take "+22".
+    let is_number = port.bytes().all(|b| b.is_ascii_digit());
+    port.parse().ok().filter(|port| is_number && *port != 0)
 }
 
 /// `host:port`, an IPv6 address in brackets.

@@ -376,6 +376,22 @@ impl Setup {
         }
     }
 
+    /// Takes out a connection whose target is reached, and tells its user.
+    fn set_up(&mut self, id: u64) -> Option<Pending> {
+        let mut pending = self.pending.remove(&id)?;
+        if pending.watched {
+            // It goes to a relay thread, or a master has it open, too, so closing does not do it.
+            let _ = epoll::delete(&self.epoll, &pending.client);
+        }
+        // The reader of the client's stderr sees by its end that the connection is made.
+        pending.stderr.take().into_iter().for_each(client::close);
+        if let Some(asked) = &pending.asked {
+            let took = asked.at.elapsed().as_secs_f64();
+            self.shared.metrics.setup.observe(took);
+        }
+        Some(pending)
+    }
+
     fn fail(&mut self, id: u64, failure: Failure) {
         if let Some(mut pending) = self.pending.remove(&id) {
             if let (Stage::Resolving, Some(asked)) = (&pending.stage, &pending.asked) {

@@ -6,6 +6,8 @@
 
 use regex_lite::{Captures, Regex, RegexBuilder};
 
+use super::request::number;
+
 /// Of a compiled expression. It is tried on the thread that sets connections up, for a time that is its size times
 /// the target's: the worst expression of this size takes some 40 ms for the longest target.
 const MAX_SIZE: usize = 128 << 10;
@@ -161,10 +163,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     };
     let has_port = text.ends_with(':') || !port.is_empty();
     let port = match has_port {
-        true if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(port.parse().ok().filter(|port| *port != 0)?)
-        }
-        true => return None,
+        true => Some(number(port)?),
         false => None,
     };
     let is_odd = |c: char| c.is_control() || c.is_whitespace() || "[]|".contains(c);

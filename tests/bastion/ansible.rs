@@ -5,11 +5,11 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use crate::common::keys::{Keys, await_healthy, with_identity};
+use crate::common::keys::Keys;
 use crate::common::process::run;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::{Counts, Tbot};
-use crate::{cluster, masters};
+use crate::{certified, cluster, masters};
 
 const HOSTS: usize = 20;
 
@@ -32,17 +32,7 @@ fn ansible_reaches_twenty_hosts_at_once() {
     let keys = Keys::with_ca();
     let bastion = keys.sshd();
     let target = keys.sshd_on(Ipv4Addr::UNSPECIFIED.into());
-    let tbot = with_identity(
-        &keys.ssh_ca(&bastion.user),
-        &format!("proxy_server: '{}'", bastion.address),
-        &format!(
-            "    cluster_name: prod\n    user: {}\n    host_ca: [{}]\n",
-            bastion.user,
-            keys.path("ca.pub").display()
-        ),
-    )
-    .start();
-    await_healthy(&tbot, "mux");
+    let tbot = certified(&keys, &bastion, "");
     let mut inventory = format!(
         "[all:vars]\nansible_user={}\nansible_port={}\nansible_python_interpreter=/usr/bin/python3\n\
          ansible_remote_tmp={}\n[all]\n",

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::process::{Signal, kill_process};
 
 use crate::common::black_hole::BlackHole;
-use crate::common::keys::{Keys, await_healthy, with_identity};
+use crate::common::keys::{Keys, await_healthy};
 use crate::common::procfs;
 use crate::common::server::Server;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::Tbot;
 use crate::common::v1::{assert_echoes, dial};
 use crate::common::wait::until;
-use crate::{await_reason, behind, cluster, login, masters, refusal, state, through};
+use crate::{await_reason, behind, certified, cluster, login, masters, refusal, state, through};
 
 /// What tbot holds when nothing goes on.
 struct Rest {
@@ -62,17 +62,7 @@ fn echoes(stream: &mut UnixStream) -> bool {
 fn masters_that_are_killed_under_a_crowd_and_renewals_leave_nothing() {
     let keys = Keys::with_ca();
     let (bastion, echo) = (keys.sshd(), Server::echo());
-    let tbot = with_identity(
-        &keys.ssh_ca(&bastion.user),
-        &format!("proxy_server: '{}'", bastion.address),
-        &format!(
-            "    cluster_name: prod\n    user: {}\n    host_ca: [{}]\n    max_streams_per_connection: 5\n",
-            bastion.user,
-            keys.path("ca.pub").display()
-        ),
-    )
-    .start();
-    await_healthy(&tbot, "mux");
+    let tbot = certified(&keys, &bastion, "    max_streams_per_connection: 5\n");
     assert_echoes(&mut dial(&tbot, echo.address), b"first");
     tbot.await_ended(1);
     let rest = Rest::of(&tbot);

@@ -4,13 +4,13 @@ use std::fs;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::common::keys::{Keys, await_healthy, with_identity};
+use crate::common::keys::{Keys, await_healthy};
 use crate::common::server::Server;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::Counts;
 use crate::common::v1::{assert_echoes, assert_refused, dial};
 use crate::common::wait::{finishes, until};
-use crate::{await_reason, cluster, masters, refusal, state, through};
+use crate::{await_reason, certified, cluster, masters, refusal, state, through};
 
 #[test]
 fn a_killed_master_ends_its_streams_as_errors_and_is_replaced() {
@@ -119,17 +119,7 @@ fn no_ssh_outlives_tbot_however_that_ends() {
 fn a_renewed_credential_replaces_connections_without_cutting_a_stream() {
     let keys = Keys::with_ca();
     let (bastion, echo) = (keys.sshd(), Server::echo());
-    let tbot = with_identity(
-        &keys.ssh_ca(&bastion.user),
-        &format!("proxy_server: '{}'", bastion.address),
-        &format!(
-            "    cluster_name: prod\n    user: {}\n    host_ca: [{}]\n",
-            bastion.user,
-            keys.path("ca.pub").display()
-        ),
-    )
-    .start();
-    await_healthy(&tbot, "mux");
+    let tbot = certified(&keys, &bastion, "");
     let mut old = dial(&tbot, echo.address);
     assert_echoes(&mut old, b"up");
     let first = masters(&tbot);

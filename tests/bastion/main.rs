@@ -16,12 +16,29 @@ mod templates;
 
 use rustix::process::Pid;
 
-use common::keys::{await_healthy, readyz, with_identity};
+use common::keys::{Keys, await_healthy, readyz, with_identity};
 use common::procfs;
 use common::sshd::Sshd;
 use common::tbot::{Start, Tbot};
 use common::v1::{assert_refused, dial_with_stderr};
 use common::wait::until;
+
+/// A tbot with certificates of its own behind `bastion`, whose host key the same authority signed, with further lines
+/// of its service.
+fn certified(keys: &Keys, bastion: &Sshd, lines: &str) -> Tbot {
+    let tbot = with_identity(
+        &keys.ssh_ca(&bastion.user),
+        &format!("proxy_server: '{}'", bastion.address),
+        &format!(
+            "    cluster_name: prod\n    user: {}\n    host_ca: [{}]\n{lines}",
+            bastion.user,
+            keys.path("ca.pub").display()
+        ),
+    )
+    .start();
+    await_healthy(&tbot, "mux");
+    tbot
+}
 
 /// A tbot whose targets are behind the server at `address`, with further lines of its service.
 fn behind(address: impl ToString, lines: &str) -> Start {

@@ -14,23 +14,13 @@ use crate::common::v1::{
     assert_echoes, assert_refused, connect, dial, read_to_end, request, try_connect,
 };
 use crate::common::wait::until;
-use crate::{behind, cluster, login, masters, state, through};
+use crate::{behind, certified, cluster, login, masters, state, through};
 
 #[test]
 fn a_session_goes_by_the_bastion_with_the_bot_s_own_certificate() {
     let keys = Keys::with_ca();
     let (bastion, target) = (keys.sshd(), keys.sshd());
-    let tbot = with_identity(
-        &keys.ssh_ca(&bastion.user),
-        &format!("proxy_server: '{}'", bastion.address),
-        &format!(
-            "    cluster_name: prod\n    user: {}\n    host_ca: [{}]\n",
-            bastion.user,
-            keys.path("ca.pub").display()
-        ),
-    )
-    .start();
-    await_healthy(&tbot, "mux");
+    let tbot = certified(&keys, &bastion, "");
     for n in 0..3 {
         let mut ssh =
             crate::common::keys::ssh(&tbot, &target, "127.0.0.1.prod", "echo in; cat >&2");

@@ -53,6 +53,27 @@ impl Keys {
         place
     }
 
+    /// Two keys with certificates, `a` and `b`, of which [`Keys::place_pair`] puts one in the place of `id`.
+    pub fn with_pairs() -> Self {
+        let keys = Self::with_ca();
+        for name in ["a", "b"] {
+            keys.generate(name, &["-t", "ed25519"], "");
+            keys.certify(name, &["-I", name, "-n", "root"]);
+        }
+        keys
+    }
+
+    /// See [`Keys::with_pairs`].
+    pub fn place_pair(&self, name: &str) {
+        for (from, to) in [
+            (format!("{name}-cert.pub"), "id-cert.pub"),
+            (name.to_owned(), "id"),
+        ] {
+            fs::copy(self.path(&from), self.path("new")).expect("ours");
+            fs::rename(self.path("new"), self.path(to)).expect("ours");
+        }
+    }
+
     /// A library of C, for LD_PRELOAD.
     pub fn library(&self, name: &str, lines: &str) -> PathBuf {
         let source = self.write(&format!("{name}.c"), lines);
@@ -132,6 +153,14 @@ pub fn with_identity(onboarding: &str, run: &str, service: &str) -> Start {
             destination.display()
         )
     })
+}
+
+/// The onboarding by which `program` signs.
+pub fn signed_by(program: &Path) -> String {
+    format!(
+        "{{ join_method: command, command: [{}] }}",
+        program.display()
+    )
 }
 
 /// Status and reason of a service.

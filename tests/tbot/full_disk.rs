@@ -118,32 +118,19 @@ fn a_limit_of_file_sizes_is_an_error_like_any_other() {
 
 #[test]
 fn a_new_key_takes_the_old_one_s_place_with_its_certificate_or_not_at_all() {
-    let keys = Keys::with_ca();
-    for name in ["a", "b"] {
-        keys.generate(name, &["-t", "ed25519"], "");
-        keys.certify(name, &["-I", name, "-n", "root"]);
-    }
-    let place = |room: &Room, name: &str| {
-        for (from, to) in [
-            (format!("{name}-cert.pub"), "id-cert.pub"),
-            (name.to_owned(), "id"),
-        ] {
-            fs::copy(room.path(&from), room.path("new")).expect("ours");
-            fs::rename(room.path("new"), room.path(to)).expect("ours");
-        }
-    };
+    let keys = Keys::with_pairs();
     let onboarding = format!(
         "{{ join_method: key-file, key_path: {} }}",
         keys.path("id").display()
     );
     let room = Room::of(keys, &onboarding, "");
-    place(&room, "a");
+    room.keys.place_pair("a");
     on_a_small_disk(&room.path("out"), || {
         let tbot = room.start();
         await_healthy(&tbot);
         let before = room.contents();
         fill(&room.path("out"));
-        place(&room, "b");
+        room.keys.place_pair("b");
         tbot.signal(Signal::HUP);
         let path = room.out("key");
         await_unhealthy(&tbot, &format!("cannot write {}: No space", path.display()));

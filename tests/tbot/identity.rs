@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tbot::identity::{Certificate, Key};
 
 use crate::common::keys::{
-    Keys, await_healthy, client, listed, readyz, refused_with, shown, ssh, with_identity,
+    Keys, await_healthy, client, listed, readyz, refused_with, shown, signed_by, ssh, with_identity,
 };
 use crate::common::process::{run, succeed};
 use crate::common::set_mode;
@@ -334,18 +334,9 @@ fn a_program_that_fails_is_told_of() {
         "cannot run /nowhere/sign: no such file",
     );
     let plain = keys.write("plain", "x");
-    refused_with(
-        &format!("{{ join_method: command, command: [{}] }}", plain.display()),
-        "/plain: permission denied",
-    );
+    refused_with(&signed_by(&plain), "/plain: permission denied");
     let killed = keys.script("killed", "kill -9 $$");
-    refused_with(
-        &format!(
-            "{{ join_method: command, command: [{}] }}",
-            killed.display()
-        ),
-        "/killed failed (signal: 9 (SIGKILL))",
-    );
+    refused_with(&signed_by(&killed), "/killed failed (signal: 9 (SIGKILL))");
 }
 
 #[test]

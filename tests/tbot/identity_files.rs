@@ -178,24 +178,11 @@ fn ssh_logs_in_by_the_files_alone_wherever_they_are() {
 
 #[test]
 fn a_reader_sees_no_mixture_while_another_key_takes_the_place_of_one() {
-    let keys = Keys::with_ca();
-    for name in ["a", "b"] {
-        keys.generate(name, &["-t", "ed25519"], "");
-        keys.certify(name, &["-I", name, "-n", "root"]);
-    }
+    let keys = Keys::with_pairs();
     let id = keys.path("id");
-    let place = |room: &Room, name: &str| {
-        for (from, to) in [
-            (format!("{name}-cert.pub"), "id-cert.pub"),
-            (name.to_owned(), "id"),
-        ] {
-            fs::copy(room.path(&from), room.path("new")).expect("ours");
-            fs::rename(room.path("new"), room.path(to)).expect("ours");
-        }
-    };
     let onboarding = format!("{{ join_method: key-file, key_path: {} }}", id.display());
     let room = Room::of(keys, &onboarding, "");
-    place(&room, "a");
+    room.keys.place_pair("a");
     let tbot = room.start();
     await_healthy(&tbot);
     let stop = AtomicBool::new(false);
@@ -212,7 +199,7 @@ fn a_reader_sees_no_mixture_while_another_key_takes_the_place_of_one() {
             })
             .collect();
         for name in ["b", "a", "b", "a", "b"] {
-            place(&room, name);
+            room.keys.place_pair(name);
             tbot.signal(Signal::HUP);
             let next = fingerprint(&room.path(name));
             until("the next pair", || {

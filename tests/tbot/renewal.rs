@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 
 use crate::common::keys::{
-    Keys, await_healthy, await_reason, client, listed, readyz, ssh, with_identity,
+    Keys, await_healthy, await_reason, client, listed, readyz, signed_by, ssh, with_identity,
 };
 use crate::common::process::{Process, run};
 use crate::common::tbot::Tbot;
@@ -87,15 +87,7 @@ fn a_programs_certificate_of_6_seconds_has_no_gap() {
     let keys = Keys::with_ca();
     let script = keys.script("sign", &format!(
         "cd {}\ncat >new.pub\nssh-keygen -q -s ca -I x -n root -V -1m:+6s new.pub\ncat new-cert.pub", keys.path("").display()));
-    let tbot = with_identity(
-        &format!(
-            "{{ join_method: command, command: [{}] }}",
-            script.display()
-        ),
-        "",
-        "",
-    )
-    .start();
+    let tbot = with_identity(&signed_by(&script), "", "").start();
     await_healthy(&tbot, "identity");
     let stalls = Stalls::watch();
     until("three renewals", || {
@@ -173,15 +165,7 @@ fn signals_renew_at_once_and_queue_once() {
     // It runs for as long as `hold` is there, and notes each run.
     let script = keys.script("sign", &format!(
         "cd {}\ncat >new.pub\necho run >>runs\nwhile [ -e hold ]; do sleep 0.05; done\nssh-keygen -q -s ca -I x -n root -V -1m:+1h new.pub\ncat new-cert.pub", keys.path("").display()));
-    let tbot = with_identity(
-        &format!(
-            "{{ join_method: command, command: [{}] }}",
-            script.display()
-        ),
-        "",
-        "",
-    )
-    .start();
+    let tbot = with_identity(&signed_by(&script), "", "").start();
     await_healthy(&tbot, "identity");
     let runs = || keys.text("runs").lines().count();
     let before = listed(&tbot);
@@ -337,10 +321,7 @@ fn signer(keys: &Keys) -> String {
         keys.path("").display()
     ));
     keys.write("good", "");
-    format!(
-        "{{ join_method: command, command: [{}] }}",
-        script.display()
-    )
+    signed_by(&script)
 }
 
 /// When that program ran.

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use ssh_key::private::{EcdsaKeypair, KeypairData};
 
 use crate::common::built::static_program;
-use crate::common::keys::{Keys, await_healthy, listed, readyz, with_identity};
+use crate::common::keys::{Keys, await_healthy, listed, readyz, signed_by, with_identity};
 use crate::common::output::{self, Room};
 use crate::common::process::{Process, succeed};
 use crate::common::wait::until;
@@ -272,10 +272,7 @@ fn a_run_of_once_dumps_none() {
         "waits",
         &format!("touch {}\nsleep 600", keys.path("runs").display()),
     );
-    let onboarding = format!(
-        "{{ join_method: command, command: [{}] }}",
-        script.display()
-    );
+    let onboarding = signed_by(&script);
     let room = Room::of(keys, &onboarding, "oneshot: true\n");
     let tbot = room.tbot();
     let mut limited = Command::new("prlimit");

@@ -11,7 +11,6 @@ use rustix::io::Errno;
 use super::{Asked, Pending, STRIDE, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
-use crate::multiplexer::client;
 use crate::multiplexer::counts::InFlight;
 use crate::multiplexer::request::Request;
 use crate::multiplexer::upstream::Failure;
@@ -160,27 +159,15 @@ impl Setup {
 
     fn opened(&mut self, id: u64) {
         let Some(Pending {
-            client,
-            watched,
-            stderr,
             asked: Some(asked),
             stage: Stage::Opening(opening, lease, begun),
             in_flight,
             ..
-        }) = self.pending.remove(&id)
+        }) = self.set_up(id)
         else {
             return;
         };
-        if watched {
-            // The master has it open, too, so closing does not do it.
-            let _ = epoll::delete(&self.epoll, &client);
-        }
-        stderr.into_iter().for_each(client::close);
         lease.opened(begun.elapsed());
-        self.shared
-            .metrics
-            .setup
-            .observe(asked.at.elapsed().as_secs_f64());
         tracing::debug!("connected to {} by way of the bastion", asked.request);
         let kind = Kind::Open(opening.into_control(), asked.request, in_flight);
         self.streams.insert(id, Stream { kind, lease });

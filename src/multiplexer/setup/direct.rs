@@ -4,12 +4,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::event::epoll;
-
 use super::{Pending, STRIDE, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
-use crate::multiplexer::client;
 use crate::multiplexer::relay::{Ending, Pair};
 use crate::multiplexer::upstream::Failure;
 use crate::multiplexer::upstream::direct::{Dial, Step};
@@ -51,24 +48,13 @@ impl Setup {
     fn connected(&mut self, id: u64, upstream: OwnedFd) {
         let Some(Pending {
             client,
-            watched,
-            stderr,
             asked: Some(asked),
             in_flight,
             ..
-        }) = self.pending.remove(&id)
+        }) = self.set_up(id)
         else {
             return;
         };
-        if watched {
-            let _ = epoll::delete(&self.epoll, &client);
-        }
-        // The reader of the client's stderr sees by its end that the connection is made.
-        stderr.into_iter().for_each(client::close);
-        self.shared
-            .metrics
-            .setup
-            .observe(asked.at.elapsed().as_secs_f64());
         let target = asked.request;
         tracing::debug!("connected to {target}");
         let shared = self.shared.clone();
