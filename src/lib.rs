@@ -32,8 +32,10 @@ mod logging;
 pub mod metrics;
 #[cfg(feature = "multiplexer")]
 pub mod multiplexer;
-#[cfg(any(feature = "cli", feature = "pprof"))]
+#[cfg(any(feature = "identity", feature = "multiplexer", feature = "pprof"))]
 mod program;
+#[cfg(any(feature = "identity", feature = "multiplexer"))]
+mod pulse;
 pub mod readyz;
 #[cfg(any(feature = "identity", feature = "multiplexer", feature = "pprof"))]
 mod sys;

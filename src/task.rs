@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +24,14 @@ pub struct Task {
     /// `None` once the task is told to end.
     ask: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+    turns: Arc<Turns>,
+}
+
+/// How often a task was asked, and what its last whole attempt began after.
+#[derive(Debug, Default)]
+struct Turns {
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Task {
@@ -36,8 +46,10 @@ impl Task {
     ) -> io::Result<Self> {
         // One place: asked again before it began, it runs once.
         let (ask, asked) = sync_channel(1);
+        let turns = Arc::<Turns>::default();
         let task = Running {
             asked,
+            turns: turns.clone(),
             metrics,
             reporter,
             work,
@@ -49,16 +61,24 @@ impl Task {
         Ok(Self {
             ask: Some(ask),
             thread: Some(thread),
+            turns,
         })
     }
 
     /// Asks for an iteration now, or right after the one that runs.
     pub fn run_now(&self) {
+        self.turns.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(ask) = &self.ask
             && let Err(TrySendError::Disconnected(())) = ask.try_send(())
         {
             tracing::error!("a task has ended unexpectedly: restart tbot");
         }
+    }
+
+    /// Whether an attempt has begun and ended since the last [`run_now`](Self::run_now), well or not.
+    pub fn has_run(&self) -> bool {
+        let Turns { asked, answered } = &*self.turns;
+        answered.load(Ordering::Relaxed) == asked.load(Ordering::Relaxed)
     }
 }
 
@@ -74,6 +94,7 @@ impl Drop for Task {
 
 struct Running<W> {
     asked: Receiver<()>,
+    turns: Arc<Turns>,
     metrics: TaskMetrics,
     reporter: Reporter,
     work: W,
@@ -101,6 +122,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
             goes_on
         };
         let done = attempt(self.reporter.name(), wait, || {
+            let turn = self.turns.asked.load(Ordering::Relaxed);
             let done = (self.work)();
             match &done {
                 Ok(()) => self.reporter.healthy(),
@@ -109,6 +131,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
                     self.reporter.unhealthy(problem.clone());
                 }
             }
+            self.turns.answered.store(turn, Ordering::Relaxed);
             done
         });
         match done {

@@ -17,7 +17,7 @@ use crate::task::Task;
 
 /// A multiplexer that serves, and the task that keeps its files.
 pub(super) struct Service {
-    name: String,
+    pub(super) name: String,
     pub(super) multiplexer: Arc<Multiplexer>,
     pub(super) artifacts: Option<Task>,
     renewal_interval: Duration,

@@ -38,7 +38,7 @@ pub(super) fn watch(
 }
 
 /// For threads to end that are told to.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ends the process a while after `grace`, whoever hangs by then: a file system that does not answer has no
 /// time-out, and stops whoever looks at a file in it.

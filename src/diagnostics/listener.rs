@@ -18,6 +18,8 @@ use super::connection::{Buffers, Connection};
 use super::routes::Routes;
 use crate::errors::plain;
 use crate::metrics::{DiagnosticsMetrics, PathMetrics, Unserved};
+#[cfg(feature = "cli")]
+use crate::pulse::{self, Waiter};
 
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -43,6 +45,9 @@ pub(super) struct Service {
     work: Condvar,
     /// A connection has ended.
     freed: Condvar,
+    /// Of the accept thread, where somebody asks how it is: a connection costs one more system call then.
+    #[cfg(feature = "cli")]
+    waiter: Option<Waiter>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +81,7 @@ impl Service {
         routes: Routes,
         limits: Limits,
         metrics: DiagnosticsMetrics,
+        #[cfg(feature = "cli")] watched: bool,
     ) -> io::Result<Running> {
         listener.set_nonblocking(false)?;
         let listener = Arc::new(listener);
@@ -89,6 +95,8 @@ impl Service {
             pool: Mutex::default(),
             work: Condvar::new(),
             freed: Condvar::new(),
+            #[cfg(feature = "cli")]
+            waiter: watched.then(Waiter::new).transpose()?,
         });
         // From here on an error drops `running`, which joins what was started.
         let mut running = Running {
@@ -137,6 +145,8 @@ impl Service {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut complaints = Complaints::default();
         while !self.is_stopping() {
+            #[cfg(feature = "cli")]
+            self.waiter.iter().for_each(|waiter| waiter.wait(listener));
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, &mut complaints),
                 // The peer was faster than we: nothing is wrong.
@@ -270,6 +280,15 @@ impl Service {
         if pool.watched {
             self.freed.notify_all();
         }
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Running {
+    /// Why no connection is accepted any more, as far as that is watched.
+    pub fn hang(&self) -> Option<String> {
+        let (thread, waiter) = (self.accepting.as_ref()?, self.service.waiter.as_ref()?);
+        pulse::problem("diag-accept", thread, &waiter.pulse, || waiter.wake())
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Builder {
     routes: Routes,
     limits: Limits,
     service_metrics: crate::metrics::DiagnosticsMetrics,
+    #[cfg(feature = "cli")]
+    watched: bool,
 }
 
 impl Builder {
@@ -183,6 +185,13 @@ impl Builder {
         self
     }
 
+    /// Has [`Diagnostics::hang`] know how its accept thread is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn watched(mut self, watched: bool) -> Self {
+        self.watched = watched;
+        self
+    }
+
     /// The endpoints without a listener.
     #[must_use]
     pub fn routes(self) -> Routes {
@@ -208,8 +217,15 @@ impl Builder {
     pub fn listen(self, listener: TcpListener) -> io::Result<Diagnostics> {
         let addr = listener.local_addr()?;
         let profiling = self.routes.profiling.is_some();
-        let service = Service::start(listener, self.routes, self.limits, self.service_metrics)
-            .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
+        let service = Service::start(
+            listener,
+            self.routes,
+            self.limits,
+            self.service_metrics,
+            #[cfg(feature = "cli")]
+            self.watched,
+        )
+        .map_err(|error| cannot_listen(&addr.to_string(), &error))?;
         if !addr.ip().is_loopback() {
             let what = if profiling { " and profiles" } else { "" };
             tracing::warn!(
@@ -237,6 +253,12 @@ impl Diagnostics {
     /// The address that is listened on, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Why its accept thread does no work any more, if that is [watched](Builder::watched). It is woken for it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hang(&self) -> Option<String> {
+        self.service.hang()
     }
 
     /// Stops accepting, lets what is being answered end within [`Limits::shutdown`], cuts the

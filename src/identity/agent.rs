@@ -13,12 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown as ShutdownOf, SocketFlags, accept_with, shutdown};
 
 use super::Identity;
 use super::protocol::{Client, MAX_MESSAGE};
 use crate::errors::plain;
+use crate::pulse::{self, Waiter};
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
@@ -50,6 +50,7 @@ struct Shared {
     /// Whose answer is made. One at a time: however many ask, signing takes one processor.
     turn: Mutex<()>,
     open: Mutex<Open>,
+    waiter: Waiter,
     ended: Condvar,
 }
 
@@ -70,6 +71,7 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
             allowed_uids,
             turn: Mutex::default(),
             open: Mutex::default(),
+            waiter: Waiter::new()?,
             ended: Condvar::new(),
         });
         let (accepting, listener) = (shared.clone(), socket.clone());
@@ -99,14 +101,23 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 
     /// Why a client that connected now would not be served.
     pub fn problem(&self) -> Option<String> {
-        if self.accepting.as_ref().is_none_or(JoinHandle::is_finished) {
-            return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
-        }
-        (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
-            format!(
-                "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
-                 (`ss -xp` shows who)"
-            )
+        let full = || {
+            (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
+                format!(
+                    "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
+                     (`ss -xp` shows who)"
+                )
+            })
+        };
+        self.hang().or_else(full)
+    }
+
+    /// Why the thread that accepts does no work any more.
+    pub fn hang(&self) -> Option<String> {
+        let (thread, shared) = (self.accepting.as_ref()?, &self.shared);
+        pulse::problem("agent-accept", thread, &shared.waiter.pulse, || {
+            shared.waiter.wake();
+            shared.ended.notify_all();
         })
     }
 }
@@ -144,16 +155,18 @@ impl Shared {
         loop {
             let mut open = self.lock();
             while open.streams.len() >= MAX_CONNECTIONS && !open.stopping {
+                self.waiter.pulse.rest();
                 open = self
                     .ended
                     .wait(open)
                     .unwrap_or_else(PoisonError::into_inner);
+                self.waiter.pulse.beat();
             }
             if open.stopping {
                 return;
             }
             drop(open);
-            let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+            self.waiter.wait(socket);
             match accept_with(socket, SocketFlags::CLOEXEC) {
                 Ok(stream) => self.admit(stream.into()),
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}

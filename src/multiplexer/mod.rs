@@ -15,7 +15,6 @@ mod flow;
 mod inbox;
 mod limits;
 mod options;
-mod pulse;
 mod relay;
 pub mod request;
 pub(crate) mod routes;
@@ -41,7 +40,6 @@ use self::counts::Shared;
 use self::destination::{Destination, Socket};
 use self::inbox::Inbox;
 use self::limits::Limits;
-use self::pulse::Pulse;
 use self::relay::Relay;
 use self::setup::{Message, Setup};
 use self::upstream::openssh::pool::Pool;
@@ -49,6 +47,7 @@ use crate::errors::plain;
 #[cfg(feature = "identity")]
 use crate::identity::agent::Agent;
 use crate::metrics::MultiplexerMetrics;
+use crate::pulse::{self, Pulse};
 
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
@@ -296,13 +295,8 @@ impl Multiplexer {
     /// Why a client that connected now would not be served, as far as that can be told at once: a sentence
     /// for an operator. It costs some system calls, and waits for nobody.
     pub fn problem(&self) -> Option<String> {
-        let thread = self.thread.as_ref()?;
-        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse, &self.setup)
-        {
-            return Some(problem);
-        }
-        if let Some(problem) = self.relay.problem() {
-            return Some(problem);
+        if let Some(hang) = self.hang() {
+            return Some(hang);
         }
         let sockets = self.sockets();
         if let Some(lost) = sockets.all().find(|one| !self.destination.leads_to(one)) {
@@ -328,6 +322,18 @@ impl Multiplexer {
             .then(|| bastions.join("; "))
             .or_else(limits::no_descriptors)
             .or_else(limits::no_threads)
+    }
+
+    /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
+    /// answer is at most 5 s old.
+    pub fn hang(&self) -> Option<String> {
+        let thread = self.thread.as_ref()?;
+        let accepting = pulse::problem("mux-accept", thread, &self.pulse, || self.setup.wake());
+        let pools = || self.pools.iter().find_map(Pool::hang);
+        let hang = accepting.or_else(|| self.relay.problem()).or_else(pools);
+        #[cfg(feature = "identity")]
+        let hang = hang.or_else(|| self.sockets().agent?.hang());
+        hang
     }
 
     /// Where clients connect.

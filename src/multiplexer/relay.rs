@@ -21,7 +21,7 @@ use slab::Slab;
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
-use super::pulse::Pulse;
+use crate::pulse::{self, Pulse};
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -126,12 +126,9 @@ impl Relay {
     pub fn problem(&self) -> Option<String> {
         let mut workers = self.workers.iter().enumerate();
         workers.find_map(|(n, (shared, thread))| {
-            thread_problem(
-                &format!("mux-relay-{n}"),
-                thread,
-                &shared.pulse,
-                &shared.inbox,
-            )
+            pulse::problem(&format!("mux-relay-{n}"), thread, &shared.pulse, || {
+                shared.inbox.wake()
+            })
         })
     }
 
@@ -141,27 +138,6 @@ impl Relay {
             .iter()
             .for_each(|(shared, _)| shared.inbox.send(Command::CloseAll));
     }
-}
-
-/// Why a thread does no work any more. One that waits is woken: the next one to look knows whether it was.
-pub fn thread_problem<T>(
-    name: &str,
-    thread: &JoinHandle<()>,
-    pulse: &Pulse,
-    inbox: &Inbox<T>,
-) -> Option<String> {
-    if thread.is_finished() {
-        return Some(format!(
-            "the thread {name} has ended unexpectedly: restart tbot"
-        ));
-    }
-    if pulse.ask() {
-        inbox.wake();
-    }
-    let stall = pulse.stall()?.as_secs();
-    Some(format!(
-        "the thread {name} has been stuck for {stall} s (/debug/pprof/threads shows where): restart tbot"
-    ))
 }
 
 impl Drop for Relay {

@@ -25,7 +25,6 @@ use super::counts::{InFlight, Shared};
 use super::destination::Socket;
 use super::inbox::Inbox;
 use super::limits::Limits;
-use super::pulse::Pulse;
 use super::relay::Relay;
 use super::request::{Incoming, LONGEST, Progress, Request};
 use super::routes::Routes;
@@ -37,6 +36,7 @@ use super::upstream::openssh::mux::Opening;
 use super::upstream::resolver::{Answer, Resolver};
 use crate::errors::plain;
 use crate::metrics::Refusal;
+use crate::pulse::Pulse;
 
 /// How often deadlines are looked at while any connection is being set up.
 const TICK: Duration = Duration::from_millis(50);
