@@ -18,6 +18,7 @@ mod key_files;
 mod known_hosts;
 mod lifecycle;
 mod log_metrics;
+mod notify;
 mod prometheus;
 mod protocol;
 mod readiness;
