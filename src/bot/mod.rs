@@ -145,9 +145,11 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let (events_sender, events) = channel();
     let signalled = events_sender.clone();
     let mut grace = settings.shutdown_grace;
+    let pid_file = PidFile::default();
+    let remove = pid_file.remover();
     let signals = signals::watch(move |signal| {
         if !matches!(signal, SIGHUP | SIGUSR1) {
-            signals::end_after(std::mem::take(&mut grace));
+            signals::end_after(std::mem::take(&mut grace), remove.clone());
         }
         signalled.send(Event::Signal(signal)).is_ok()
     })?;
@@ -202,11 +204,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             service, identity, reporter, metrics, affordable,
         )?);
     }
-    let pid_file = settings
-        .pid_file
-        .as_deref()
-        .map(PidFile::write)
-        .transpose()?;
+    if let Some(path) = &settings.pid_file {
+        pid_file.write(path)?;
+    }
     // Nothing can be refused any more: now programs are run and files are written.
     for renewal in &mut renewals {
         renewal.start(&metrics.tasks)?;
@@ -233,10 +233,11 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         diagnostics,
         statuses,
         notify,
+        pid_file,
     };
     running.serve(&events, &metrics);
     running.stop(&events, events_sender, settings.shutdown_grace);
-    drop((running, pid_file));
+    drop(running);
     drop(signals);
     tracing::info!("stopped");
     Ok(())
@@ -256,7 +257,7 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
     let asked = stop.clone();
     let _signals = signals::watch(move |_| {
         asked.ask();
-        signals::end_after(Duration::ZERO);
+        signals::end_after(Duration::ZERO, || ());
         sender.send(()).is_ok()
     })?;
     let wait = |pause| matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
@@ -291,6 +292,7 @@ struct Running {
     diagnostics: Option<Diagnostics>,
     statuses: readyz::Registry,
     notify: Notify,
+    pid_file: PidFile,
 }
 
 impl Running {
@@ -312,6 +314,7 @@ impl Running {
                 metrics.renew();
                 self.renewals.iter_mut().for_each(Renewal::look);
                 self.services.iter_mut().for_each(Service::look);
+                self.pid_file.look();
                 look = Instant::now() + LOOK;
             }
             if self.is_ready() {

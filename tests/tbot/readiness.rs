@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::common::frozen::Frozen;
-use crate::common::keys::{Keys, await_healthy, listed, readyz, with_identity};
+use crate::common::keys::{Keys, THREADS, await_healthy, listed, readyz, with_identity};
 use crate::common::process::{run, succeed};
 use crate::common::server::Server;
 use crate::common::tbot::{Start, Tbot};
@@ -73,21 +73,6 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
     limit(1000);
     await_ready(&tbot);
 }
-
-/// A library by which no thread begins while the file of a name is there.
-const THREADS: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <unistd.h>
-int pthread_create(pthread_t *to, const pthread_attr_t *how, void *(*start)(void *), void *with) {
-    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    real = dlsym(RTLD_NEXT, "pthread_create");
-    return access(getenv("NO_THREADS"), F_OK) ? real(to, how, start, with) : EAGAIN;
-}
-"#;
 
 #[test]
 fn one_without_threads_is_not_ready_until_it_has_some() {
