@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 
 use crate::common::keys::{Keys, THREADS};
+use crate::common::process::succeed;
 use crate::common::server::Server;
 use crate::common::tbot::{Counts, Start, Tbot};
 use crate::common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
@@ -262,16 +265,20 @@ fn of_many_that_start_together_one_has_the_pid_file() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let path = directory.path().join("tbot.pid");
     fs::write(&path, "1\n").expect("the directory is ours");
+    let refused = AtomicUsize::new(0);
     let lines: Vec<_> = std::thread::scope(|scope| {
         let start = || {
-            let arguments = ["--pid-file".as_ref(), path.as_os_str()];
-            let start = Start::multiplexer()
-                .args(arguments)
-                .through(&["timeout", "8"]);
+            let start = Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
             let end = start.finish();
+            refused.fetch_add(1, Ordering::Relaxed);
             end.stderr
         };
         let all: Vec<_> = (0..6).map(|_| scope.spawn(start)).collect();
+        until("all but one", || {
+            (refused.load(Ordering::Relaxed) == 5).then_some(())
+        });
+        let pid = fs::read_to_string(&path).expect("the last one's");
+        succeed(Command::new("kill").arg(pid.trim()));
         all.into_iter()
             .map(|one| one.join().expect("no panic"))
             .collect()
