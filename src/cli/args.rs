@@ -27,6 +27,7 @@ pub(super) enum Action {
     /// To say that a command is missing.
     None,
     Start,
+    Wait,
     Version,
     ProxyCommand,
 }
@@ -72,6 +73,14 @@ pub(super) static COMMANDS: &[&Command] = &[
             Scope::SshMultiplexer,
         ],
         action: Action::Start,
+    },
+    &Command {
+        words: &["wait"],
+        choices: &[],
+        usage: "--diag-addr HOST:PORT [FLAGS]",
+        about: "Wait until the services of a running tbot are healthy.",
+        scopes: &[Scope::Any, Scope::Wait],
+        action: Action::Wait,
     },
     &VERSION,
     &Command {

@@ -47,6 +47,8 @@ pub(super) enum Scope {
     Start,
     /// The same with a service `ssh-multiplexer` from flags.
     SshMultiplexer,
+    /// `tbot wait`.
+    Wait,
 }
 
 /// What a flag sets.
@@ -64,10 +66,43 @@ pub(super) const CONFIG: &str = "--config";
 pub(super) const CONFIG_STRING: &str = "--config-string";
 pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
+pub(super) const DIAG_ADDR: &str = "--diag-addr";
 pub(super) const PID_FILE: &str = "--pid-file";
+pub(super) const SERVICE: &str = "--service";
+pub(super) const TIMEOUT: &str = "--timeout";
 
 /// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
 pub(super) static FLAGS: &[Flag] = &[
+    Flag {
+        long: DIAG_ADDR,
+        short: None,
+        kind: Kind::Text("HOST:PORT|URL"),
+        env: Some("TBOT_DIAG_ADDR"),
+        default: "none, required",
+        help: "Address of the diagnostics to ask, such as 127.0.0.1:3001 or http://127.0.0.1:3001",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: SERVICE,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "every service",
+        help: "Service to wait for, by its name in health reports",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: TIMEOUT,
+        short: None,
+        kind: Kind::Text("DURATION"),
+        env: None,
+        default: "none, for ever",
+        help: "How long to wait; then the exit status is 1, and the error says what was seen last",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
     Flag {
         long: CONFIG,
         short: Some('c'),
@@ -109,7 +144,7 @@ pub(super) static FLAGS: &[Flag] = &[
         target: Target::Run("log_format"),
     },
     Flag {
-        long: "--diag-addr",
+        long: DIAG_ADDR,
         short: None,
         kind: Kind::Text("HOST:PORT"),
         env: Some("TBOT_DIAG_ADDR"),

@@ -37,8 +37,11 @@ pub(super) fn text(command: &Command) -> String {
         add(&mut text, "-V, --version", "The same as tbot version.");
     }
     if command.has(Scope::Start) {
-        text += "\nA flag wins over its environment variable, and that over the configuration \
-                 file.\nDurations are written like 1h30m, 90s or 100ms.\n";
+        text +=
+            "\nA flag wins over its environment variable, and that over the configuration file.\n";
+    }
+    if command.flags().any(|flag| flag.value() == Some("DURATION")) {
+        text += "\nDurations are written like 1h30m, 90s or 100ms.\n";
     }
     text
 }

@@ -10,9 +10,11 @@ use std::io::{self, ErrorKind, Write};
 mod args;
 mod flags;
 mod help;
+mod http;
 mod proxy_command;
 mod start;
 mod unsupported;
+mod wait;
 
 use args::{Action, Invocation};
 
@@ -62,6 +64,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             env!("TBOT_TARGET"),
             "\n",
         )),
+        Action::Wait => {
+            wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
+        }
         Action::Start => {
             let (settings, warnings) = start::settings(command, &given, &env)
                 .map_err(|error| Failure::new(error, debug))?;

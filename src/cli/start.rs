@@ -169,7 +169,7 @@ fn single(given: &Given) -> Result<Node, Error> {
     Ok(Node::new(value, Origin::Given(given.origin)))
 }
 
-fn utf8(given: &Given) -> Result<&str, Error> {
+pub(super) fn utf8(given: &Given) -> Result<&str, Error> {
     given.value.to_str().ok_or_else(|| {
         let value = quoted(&given.value.to_string_lossy());
         Error::new(format!("{}: {value} is not UTF-8 text", given.origin))
