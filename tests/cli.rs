@@ -114,7 +114,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         &["start", "ssh-multiplexer", "--help"],
         &[&ROOT, &START, &MULTIPLEXER],
     );
-    check(&["version", "--help"], &[&ROOT]);
+    check(&["version", "--help"], &[&ROOT[2..3]]);
     let run = room.tbot(["ssh-multiplexer-proxy-command", "--help"]);
     assert!(run.succeeded().contains("SOCKET HOST:PORT[|CLUSTER]"));
     for command in [
@@ -238,6 +238,9 @@ fn an_unknown_flag_is_told_with_a_near_miss() {
     Room::new()
         .tbot(["version", "--oneshot"])
         .failed_with("--oneshot is a flag of `tbot start`");
+    Room::new()
+        .tbot(["-c", "x", "version"])
+        .failed_with("--config is a flag of `tbot start`");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Every flag of the program, once: parsing, help, environment and settings read this table.
+//! Every flag of the program, once: parsing, help, completions, man page, environment and settings read
+//! this table.
 
 /// One flag.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) enum Kind {
     /// Nothing, or `=true`, `=false`.
     Switch,
     Text(&'static str),
+    /// One of the words between the bars.
+    Choice(&'static str),
     /// A path of any bytes.
     Path(&'static str),
     /// A directory: a path or a URL.
@@ -33,15 +36,19 @@ pub(super) enum Kind {
     Numbers(&'static str),
 }
 
-/// The commands a flag belongs to.
+/// The commands a flag belongs to: those whose [`super::args::Command::scopes`] have this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// All.
     Any,
-    /// `tbot start` and what is under it.
+    /// Those that read a configuration.
+    Config,
+    /// Those that run services, or say what would run.
     Start,
-    /// `tbot start ssh-multiplexer`.
+    /// The same with a service `ssh-multiplexer` from flags.
     SshMultiplexer,
+    /// `tbot wait`.
+    Wait,
 }
 
 /// What a flag sets.
@@ -59,9 +66,43 @@ pub(super) const CONFIG: &str = "--config";
 pub(super) const CONFIG_STRING: &str = "--config-string";
 pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
+pub(super) const DIAG_ADDR: &str = "--diag-addr";
 pub(super) const PID_FILE: &str = "--pid-file";
+pub(super) const SERVICE: &str = "--service";
+pub(super) const TIMEOUT: &str = "--timeout";
 
-pub(super) const FLAGS: [Flag; 21] = [
+/// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
+pub(super) static FLAGS: &[Flag] = &[
+    Flag {
+        long: DIAG_ADDR,
+        short: None,
+        kind: Kind::Text("HOST:PORT|URL"),
+        env: Some("TBOT_DIAG_ADDR"),
+        default: "none, required",
+        help: "Address of the diagnostics to ask, such as 127.0.0.1:3001 or http://127.0.0.1:3001",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: SERVICE,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "every service",
+        help: "Service to wait for, by its name in health reports",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: TIMEOUT,
+        short: None,
+        kind: Kind::Text("DURATION"),
+        env: None,
+        default: "none, for ever",
+        help: "How long to wait; then the exit status is 1, and the error says what was seen last",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
     Flag {
         long: CONFIG,
         short: Some('c'),
@@ -69,7 +110,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         env: Some("TBOT_CONFIG_PATH"),
         default: "none",
         help: "Configuration file, version 2 YAML",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Command,
     },
     Flag {
@@ -79,7 +120,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         env: Some("TBOT_CONFIG"),
         default: "none",
         help: "Configuration itself, in base64, in place of a file",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Command,
     },
     Flag {
@@ -95,15 +136,15 @@ pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         long: "--log-format",
         short: None,
-        kind: Kind::Text("text|json"),
+        kind: Kind::Choice("text|json"),
         env: Some("TBOT_LOG_FORMAT"),
         default: "text",
         help: "How log lines look; they go to stderr",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Run("log_format"),
     },
     Flag {
-        long: "--diag-addr",
+        long: DIAG_ADDR,
         short: None,
         kind: Kind::Text("HOST:PORT"),
         env: Some("TBOT_DIAG_ADDR"),
@@ -287,5 +328,44 @@ impl Flag {
     /// Whether it may be given more than once.
     pub fn repeats(&self) -> bool {
         matches!(self.kind, Kind::Texts(_) | Kind::Numbers(_))
+    }
+
+    /// The name of its value, if it takes one.
+    pub fn value(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Switch => None,
+            Kind::Text(name)
+            | Kind::Choice(name)
+            | Kind::Path(name)
+            | Kind::Directory(name)
+            | Kind::Number(name)
+            | Kind::Texts(name)
+            | Kind::Numbers(name) => Some(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::COMMANDS;
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_flag_to_a_command_and_of_one_form_to_all() {
+        for command in COMMANDS {
+            let mut names: Vec<&str> = command.flags().map(|flag| flag.long).collect();
+            let mut letters: Vec<char> = command.flags().filter_map(|flag| flag.short).collect();
+            let all = (names.len(), letters.len());
+            names.sort_unstable();
+            names.dedup();
+            letters.sort_unstable();
+            letters.dedup();
+            assert_eq!((names.len(), letters.len()), all, "{:?}", command.words);
+        }
+        for flag in FLAGS {
+            let first = Flag::long(&flag.long[2..]).expect("it is in the table");
+            assert_eq!(first.value().is_some(), flag.value().is_some());
+            assert_eq!((first.repeats(), first.short), (flag.repeats(), flag.short));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The command line: which command is meant, and what goes wrong with it.
 //!
-//! Every flag is defined once, in `flags`; parsing, help and the settings come from there.
+//! Every command is defined once, in `args`, and every flag, in `flags`; all else comes from there.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -10,9 +10,11 @@ use std::io::{self, ErrorKind, Write};
 mod args;
 mod flags;
 mod help;
+mod http;
 mod proxy_command;
 mod start;
 mod unsupported;
+mod wait;
 
 use args::{Action, Invocation};
 
@@ -31,9 +33,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     {
         return proxy_command::run(rest).map_err(Failure::from);
     }
-    let Invocation { action, given } = args::parse(args)?;
-    match action {
-        Action::Help(command) => print(&help::text(command)),
+    let Invocation {
+        command,
+        help,
+        given,
+        ..
+    } = args::parse(args)?;
+    if help {
+        return print(&help::text(command));
+    }
+    let env = |name: &str| std::env::var_os(name);
+    let debug = start::wants_debug(&given, &env);
+    match command.action {
+        Action::None => Err(format!("no command is given ({})", args::SEE_HELP).into()),
+        // Flags stand before it: its own come with ssh, which puts it first.
+        Action::ProxyCommand => {
+            Err(format!("{} must be the first argument", proxy_command::NAME).into())
+        }
         Action::Version => print(concat!(
             "tbot ",
             env!("CARGO_PKG_VERSION"),
@@ -48,10 +64,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             env!("TBOT_TARGET"),
             "\n",
         )),
-        Action::Start { ssh_multiplexer } => {
-            let env = |name: &str| std::env::var_os(name);
-            let debug = start::wants_debug(&given, &env);
-            let (settings, warnings) = start::settings(&given, ssh_multiplexer, &env)
+        Action::Wait => {
+            wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
+        }
+        Action::Start => {
+            let (settings, warnings) = start::settings(command, &given, &env)
                 .map_err(|error| Failure::new(error, debug))?;
             let debug = settings.debug;
             crate::bot::run(&settings, &warnings).map_err(|error| Failure::new(error, debug))

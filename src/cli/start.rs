@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::args::Given;
+use super::args::{Command, Given};
 use super::flags::{
     CONFIG, CONFIG_STRING, DEBUG, DESTINATION, FLAGS, Flag, Kind, PID_FILE, Scope, Target,
 };
@@ -12,12 +12,13 @@ use crate::config::{
 };
 
 /// How the environment is looked up.
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The settings of a run, and what the operator should be told. Reads the configuration file and
 /// looks at destinations; writes and binds nothing.
-pub(super) fn settings(given: &[Given], ssh_multiplexer: bool, env: Env) -> Result<Loaded, Error> {
-    let from_env = from_env(given, ssh_multiplexer, env);
+pub(super) fn settings(command: &Command, given: &[Given], env: Env) -> Result<Loaded, Error> {
+    let ssh_multiplexer = command.has(Scope::SshMultiplexer);
+    let from_env = from_env(command, given, env);
     let all: Vec<&Given> = given.iter().chain(&from_env).collect();
     let source = source(given, &from_env)?;
     if source.is_none() && !ssh_multiplexer {
@@ -54,10 +55,9 @@ pub(super) fn wants_debug(given: &[Given], env: Env) -> bool {
 }
 
 /// The variables that stand in for flags which are not given; an empty one is as good as none.
-fn from_env(given: &[Given], ssh_multiplexer: bool, env: Env) -> Vec<Given> {
-    FLAGS
-        .iter()
-        .filter(|flag| ssh_multiplexer || flag.scope != Scope::SshMultiplexer)
+pub(super) fn from_env(command: &Command, given: &[Given], env: Env) -> Vec<Given> {
+    command
+        .flags()
         .filter(|flag| !given.iter().any(|given| given.flag.long == flag.long))
         .filter_map(|flag| {
             let origin = flag.env?;
@@ -117,11 +117,11 @@ fn overrides(all: &[&Given], ssh_multiplexer: bool) -> Result<Overrides, Error> 
     let mut overrides = Overrides::default();
     let kind = Node::new(Value::Text("ssh-multiplexer".into()), ORIGIN);
     let mut service = vec![("type".to_owned(), kind)];
-    for flag in &FLAGS {
+    for flag in FLAGS {
         let of: Vec<&Given> = all
             .iter()
             .copied()
-            .filter(|given| given.flag.long == flag.long)
+            .filter(|given| std::ptr::eq(given.flag, flag))
             .collect();
         if of.is_empty() {
             continue;
@@ -158,7 +158,7 @@ fn single(given: &Given) -> Result<Node, Error> {
         })?),
         Kind::Directory(_) => return directory_from_flag(given.origin, given.value.clone()),
         Kind::Path(_) => Value::Path(given.value.clone()),
-        Kind::Text(_) | Kind::Texts(_) => Value::Text(utf8(given)?.to_owned()),
+        Kind::Text(_) | Kind::Choice(_) | Kind::Texts(_) => Value::Text(utf8(given)?.to_owned()),
         Kind::Number(_) | Kind::Numbers(_) => {
             let text = utf8(given)?;
             // What is no number is refused where its range is known.
@@ -169,7 +169,7 @@ fn single(given: &Given) -> Result<Node, Error> {
     Ok(Node::new(value, Origin::Given(given.origin)))
 }
 
-fn utf8(given: &Given) -> Result<&str, Error> {
+pub(super) fn utf8(given: &Given) -> Result<&str, Error> {
     given.value.to_str().ok_or_else(|| {
         let value = quoted(&given.value.to_string_lossy());
         Error::new(format!("{}: {value} is not UTF-8 text", given.origin))
@@ -209,8 +209,7 @@ mod tests {
     fn settings_of(line: &str, env: &[(&str, &str)]) -> Result<Loaded, Error> {
         let args = line.split(' ').map(OsString::from).collect();
         let invocation = parse(args).expect("the arguments are right");
-        let multiplexer = line.contains("start ssh-multiplexer");
-        settings(&invocation.given, multiplexer, &|name| {
+        settings(invocation.command, &invocation.given, &|name| {
             let (_, value) = env.iter().find(|(known, _)| *known == name)?;
             Some(value.into())
         })

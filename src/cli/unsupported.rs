@@ -29,9 +29,8 @@ const FLAGS: [(&str, &str); 22] = [
     ("destination-dir", VERSION_1),
 ];
 
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 12] = [
     ("configure", NOT_YET),
-    ("wait", NOT_YET),
     ("install", NOT_YET),
     ("init", CLUSTER),
     ("db", CLUSTER),

@@ -36,7 +36,9 @@ pub use settings::{
 };
 pub use source::Source;
 
+pub(crate) use address::server_from_flag;
 pub(crate) use destination::directory_from_flag;
+pub(crate) use duration::duration_from_flag;
 pub(crate) use nearest::{did_you_mean, quoted};
 
 /// What one run is to do, with what the operator should be told about it.

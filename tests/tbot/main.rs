@@ -29,3 +29,4 @@ mod secrets;
 mod signing_program;
 mod ssh;
 mod static_program;
+mod wait;
