@@ -28,6 +28,7 @@ pub(super) enum Action {
     None,
     Start,
     Wait,
+    Install,
     Version,
     ProxyCommand,
 }
@@ -81,6 +82,14 @@ pub(super) static COMMANDS: &[&Command] = &[
         about: "Wait until the services of a running tbot are healthy.",
         scopes: &[Scope::Any, Scope::Wait],
         action: Action::Wait,
+    },
+    &Command {
+        words: &["install", "systemd"],
+        choices: &[],
+        usage: "[-c PATH] [--write] [FLAGS]",
+        about: "Print or write a systemd unit that runs a configuration file or, without one, a multiplexer.",
+        scopes: &[Scope::Any, Scope::Config, Scope::Install, Scope::Start],
+        action: Action::Install,
     },
     &VERSION,
     &Command {

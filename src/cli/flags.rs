@@ -49,6 +49,8 @@ pub(super) enum Scope {
     SshMultiplexer,
     /// `tbot wait`.
     Wait,
+    /// `tbot install systemd`.
+    Install,
 }
 
 /// What a flag sets.
@@ -67,9 +69,15 @@ pub(super) const CONFIG_STRING: &str = "--config-string";
 pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
 pub(super) const DIAG_ADDR: &str = "--diag-addr";
+pub(super) const FORCE: &str = "--force";
+pub(super) const GROUP: &str = "--group";
+pub(super) const NAME: &str = "--name";
 pub(super) const PID_FILE: &str = "--pid-file";
 pub(super) const SERVICE: &str = "--service";
+pub(super) const SYSTEMD_DIRECTORY: &str = "--systemd-directory";
 pub(super) const TIMEOUT: &str = "--timeout";
+pub(super) const USER: &str = "--user";
+pub(super) const WRITE: &str = "--write";
 
 /// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
 pub(super) static FLAGS: &[Flag] = &[
@@ -101,6 +109,76 @@ pub(super) static FLAGS: &[Flag] = &[
         default: "none, for ever",
         help: "How long to wait; then the exit status is 1, and the error says what was seen last",
         scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: NAME,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "tbot",
+        help: "Name of the unit, without .service",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: USER,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "tbot",
+        help: "User who runs it, who need not exist yet",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: GROUP,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "that of the user",
+        help: "Group that it runs as",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: DESTINATION,
+        short: None,
+        kind: Kind::Directory("PATH"),
+        env: None,
+        default: "/run/NAME, or that of the configuration",
+        help: "Directory for the sockets and ssh_config of a multiplexer: a path or file:///path",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: SYSTEMD_DIRECTORY,
+        short: None,
+        kind: Kind::Path("PATH"),
+        env: None,
+        default: "/etc/systemd/system",
+        help: "Where units are",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: WRITE,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Write the unit there, instead of to stdout",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: FORCE,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Replace another unit of this name",
+        scope: Scope::Install,
         target: Target::Command,
     },
     Flag {
@@ -234,7 +312,7 @@ pub(super) static FLAGS: &[Flag] = &[
         target: Target::Service("destination"),
     },
     Flag {
-        long: "--name",
+        long: NAME,
         short: None,
         kind: Kind::Text("NAME"),
         env: None,

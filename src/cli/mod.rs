@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 mod args;
 mod flags;
 mod help;
+mod install;
 mod http;
 mod proxy_command;
 mod start;
@@ -64,6 +65,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             env!("TBOT_TARGET"),
             "\n",
         )),
+        Action::Install => {
+            install::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
+        }
         Action::Wait => {
             wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
         }

@@ -29,9 +29,8 @@ const FLAGS: [(&str, &str); 22] = [
     ("destination-dir", VERSION_1),
 ];
 
-const COMMANDS: [(&str, &str); 12] = [
+const COMMANDS: [(&str, &str); 11] = [
     ("configure", NOT_YET),
-    ("install", NOT_YET),
     ("init", CLUSTER),
     ("db", CLUSTER),
     ("proxy", CLUSTER),
