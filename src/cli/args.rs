@@ -28,6 +28,7 @@ pub(super) enum Action {
     None,
     Start,
     Wait,
+    Configure,
     Version,
     ProxyCommand,
 }
@@ -81,6 +82,28 @@ pub(super) static COMMANDS: &[&Command] = &[
         about: "Wait until the services of a running tbot are healthy.",
         scopes: &[Scope::Any, Scope::Wait],
         action: Action::Wait,
+    },
+    &Command {
+        words: &["configure"],
+        choices: &[],
+        usage: "[--check -c PATH] [FLAGS]",
+        about: "Print an example of a configuration, or check one.",
+        scopes: &[Scope::Any, Scope::Config, Scope::Configure, Scope::Start],
+        action: Action::Configure,
+    },
+    &Command {
+        words: &["configure", "ssh-multiplexer"],
+        choices: &[],
+        usage: "--destination PATH [FLAGS]",
+        about: "Print the configuration that these flags of tbot start ssh-multiplexer stand for.",
+        scopes: &[
+            Scope::Any,
+            Scope::Config,
+            Scope::Configure,
+            Scope::Start,
+            Scope::SshMultiplexer,
+        ],
+        action: Action::Configure,
     },
     &VERSION,
     &Command {

@@ -5,12 +5,13 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
 
 mod args;
+mod configure;
 mod flags;
 mod help;
 mod http;
+mod output;
 mod proxy_command;
 mod start;
 mod unsupported;
@@ -40,7 +41,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         ..
     } = args::parse(args)?;
     if help {
-        return print(&help::text(command));
+        return Ok(output::print(&help::text(command))?);
     }
     let env = |name: &str| std::env::var_os(name);
     let debug = start::wants_debug(&given, &env);
@@ -50,7 +51,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Action::ProxyCommand => {
             Err(format!("{} must be the first argument", proxy_command::NAME).into())
         }
-        Action::Version => print(concat!(
+        Action::Version => Ok(output::print(concat!(
             "tbot ",
             env!("CARGO_PKG_VERSION"),
             "\n",
@@ -63,7 +64,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             "target: ",
             env!("TBOT_TARGET"),
             "\n",
-        )),
+        ))?),
+        Action::Configure => {
+            configure::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
+        }
         Action::Wait => {
             wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
         }
@@ -73,20 +77,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             let debug = settings.debug;
             crate::bot::run(&settings, &warnings).map_err(|error| Failure::new(error, debug))
         }
-    }
-}
-
-/// Writes to stdout; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to stdout: {error}").into())
-        }
-        _ => Ok(()),
     }
 }
 
