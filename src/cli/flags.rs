@@ -51,6 +51,8 @@ pub(super) enum Scope {
     Wait,
     /// `tbot install systemd`.
     Install,
+    /// `tbot configure` and what is under it.
+    Configure,
 }
 
 /// What a flag sets.
@@ -64,6 +66,7 @@ pub(super) enum Target {
     Command,
 }
 
+pub(super) const CHECK: &str = "--check";
 pub(super) const CONFIG: &str = "--config";
 pub(super) const CONFIG_STRING: &str = "--config-string";
 pub(super) const DEBUG: &str = "--debug";
@@ -72,6 +75,7 @@ pub(super) const DIAG_ADDR: &str = "--diag-addr";
 pub(super) const FORCE: &str = "--force";
 pub(super) const GROUP: &str = "--group";
 pub(super) const NAME: &str = "--name";
+pub(super) const OUTPUT: &str = "--output";
 pub(super) const PID_FILE: &str = "--pid-file";
 pub(super) const SERVICE: &str = "--service";
 pub(super) const SYSTEMD_DIRECTORY: &str = "--systemd-directory";
@@ -109,6 +113,26 @@ pub(super) static FLAGS: &[Flag] = &[
         default: "none, for ever",
         help: "How long to wait; then the exit status is 1, and the error says what was seen last",
         scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: CHECK,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Say what tbot start would run with these flags, or what is wrong with them",
+        scope: Scope::Configure,
+        target: Target::Command,
+    },
+    Flag {
+        long: OUTPUT,
+        short: Some('o'),
+        kind: Kind::Path("PATH"),
+        env: None,
+        default: "-, to stdout",
+        help: "File to write instead; one that is there is replaced",
+        scope: Scope::Configure,
         target: Target::Command,
     },
     Flag {
@@ -237,7 +261,7 @@ pub(super) static FLAGS: &[Flag] = &[
         kind: Kind::Text("DURATION"),
         env: None,
         default: "1h",
-        help: "How long credentials will live, at most 24h; there are none in this version",
+        help: "How long certificates live, at most 24h",
         scope: Scope::Start,
         target: Target::Run("credential_ttl"),
     },

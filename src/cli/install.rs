@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::{self, Command, Given};
 use super::flags::{
-    CONFIG, CONFIG_STRING, DESTINATION, DIAG_ADDR, FORCE, GROUP, Kind, NAME, PID_FILE, Scope,
-    SYSTEMD_DIRECTORY, USER, WRITE,
+    CONFIG, CONFIG_STRING, DESTINATION, DIAG_ADDR, FORCE, GROUP, Kind, NAME, SYSTEMD_DIRECTORY,
+    Scope, USER, WRITE,
 };
 use super::output;
 use super::start::{self, Env};
@@ -54,7 +54,14 @@ pub(super) fn run(command: &Command, flags: &[Given], env: Env) -> Result<(), Er
     let directory = directory.unwrap_or_else(|| "/etc/systemd/system".into());
     let path = directory.join(format!("{name}.service"));
     let before = write(&path, &unit, is_on(FORCE)?)?;
-    output::print(&next(&path, before, &name, &user, group.as_deref(), &writes))
+    output::print(&next(
+        &path,
+        before,
+        &name,
+        &user,
+        group.as_deref(),
+        &writes,
+    ))
 }
 
 fn find<'a>(given: &[&'a Given], long: &str) -> Option<&'a Given> {
@@ -165,7 +172,10 @@ impl Writes {
             let is_fit = !name.is_empty() && !name.contains(':') && !name.contains("..");
             is_fit.then(|| name.to_owned())
         };
-        match (below("/run").or_else(|| below("/var/run")), below("/var/lib")) {
+        match (
+            below("/run").or_else(|| below("/var/run")),
+            below("/var/lib"),
+        ) {
             (Some(name), _) => self.runtime.push(name),
             (_, Some(name)) => self.state.push(name),
             _ => self.other.push(path.to_owned()),

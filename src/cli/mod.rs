@@ -5,13 +5,14 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
 
 mod args;
+mod configure;
 mod flags;
 mod help;
-mod install;
 mod http;
+mod install;
+mod output;
 mod proxy_command;
 mod start;
 mod unsupported;
@@ -41,7 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         ..
     } = args::parse(args)?;
     if help {
-        return print(&help::text(command));
+        return Ok(output::print(&help::text(command))?);
     }
     let env = |name: &str| std::env::var_os(name);
     let debug = start::wants_debug(&given, &env);
@@ -51,7 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Action::ProxyCommand => {
             Err(format!("{} must be the first argument", proxy_command::NAME).into())
         }
-        Action::Version => print(concat!(
+        Action::Version => Ok(output::print(concat!(
             "tbot ",
             env!("CARGO_PKG_VERSION"),
             "\n",
@@ -64,7 +65,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             "target: ",
             env!("TBOT_TARGET"),
             "\n",
-        )),
+        ))?),
+        Action::Configure => {
+            configure::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
+        }
         Action::Install => {
             install::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
         }
@@ -77,20 +81,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             let debug = settings.debug;
             crate::bot::run(&settings, &warnings).map_err(|error| Failure::new(error, debug))
         }
-    }
-}
-
-/// Writes to stdout; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to stdout: {error}").into())
-        }
-        _ => Ok(()),
     }
 }
 

@@ -22,15 +22,21 @@ pub(super) fn settings(command: &Command, given: &[Given], env: Env) -> Result<L
     let all: Vec<&Given> = given.iter().chain(&from_env).collect();
     let source = source(given, &from_env)?;
     if source.is_none() && !ssh_multiplexer {
-        return Err(Error::new(
-            "nothing to start: name a configuration file (tbot start -c my-config.yaml) or a \
-             service (tbot start ssh-multiplexer --destination DIR)",
-        ));
+        let (verb, how) = match command.has(Scope::Configure) {
+            true => ("check", "configure --check"),
+            false => ("start", "start"),
+        };
+        let (word, _) = how.split_once(' ').unwrap_or((how, ""));
+        return Err(Error::new(format!(
+            "nothing to {verb}: name a configuration file (tbot {how} -c my-config.yaml) or a \
+             service (tbot {word} ssh-multiplexer --destination DIR)"
+        )));
     }
     if ssh_multiplexer && !all.iter().any(|given| given.flag.long == DESTINATION) {
-        return Err(Error::new(
-            "tbot start ssh-multiplexer needs --destination: a directory for its sockets and files",
-        ));
+        return Err(Error::new(format!(
+            "tbot {} needs --destination: a directory for its sockets and files",
+            command.words.join(" ")
+        )));
     }
     let pid_file = all.iter().find(|given| given.flag.long == PID_FILE);
     let pid_file = pid_file.map(|given| absolute(given)).transpose()?;
@@ -118,11 +124,7 @@ fn overrides(all: &[&Given], ssh_multiplexer: bool) -> Result<Overrides, Error> 
     let kind = Node::new(Value::Text("ssh-multiplexer".into()), ORIGIN);
     let mut service = vec![("type".to_owned(), kind)];
     for flag in FLAGS {
-        let of: Vec<&Given> = all
-            .iter()
-            .copied()
-            .filter(|given| std::ptr::eq(given.flag, flag))
-            .collect();
+        let of = of(flag, all);
         if of.is_empty() {
             continue;
         }
@@ -138,8 +140,14 @@ fn overrides(all: &[&Given], ssh_multiplexer: bool) -> Result<Overrides, Error> 
     Ok(overrides)
 }
 
+/// Those of this flag.
+pub(super) fn of<'a>(flag: &Flag, all: &[&'a Given]) -> Vec<&'a Given> {
+    let is_its = |given: &&Given| std::ptr::eq(given.flag, flag);
+    all.iter().copied().filter(is_its).collect()
+}
+
 /// The value of a flag as a configuration would have it; `of` holds at least one.
-fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
+pub(super) fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
     if flag.repeats() {
         let items: Result<_, _> = of.iter().map(|given| single(given)).collect();
         return Ok(Node::new(Value::List(items?), Origin::Given(flag.long)));
@@ -149,13 +157,7 @@ fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
 
 fn single(given: &Given) -> Result<Node, Error> {
     let value = match given.flag.kind {
-        Kind::Switch => Value::Bool(parse_bool(&given.value).ok_or_else(|| {
-            Error::new(format!(
-                "{}: {} is neither true nor false (allowed: true, t, 1, false, f, 0)",
-                given.origin,
-                quoted(&given.value.to_string_lossy())
-            ))
-        })?),
+        Kind::Switch => Value::Bool(switch(given)?),
         Kind::Directory(_) => return directory_from_flag(given.origin, given.value.clone()),
         Kind::Path(_) => Value::Path(given.value.clone()),
         Kind::Text(_) | Kind::Choice(_) | Kind::Texts(_) => Value::Text(utf8(given)?.to_owned()),
@@ -167,6 +169,16 @@ fn single(given: &Given) -> Result<Node, Error> {
         }
     };
     Ok(Node::new(value, Origin::Given(given.origin)))
+}
+
+pub(super) fn switch(given: &Given) -> Result<bool, Error> {
+    parse_bool(&given.value).ok_or_else(|| {
+        Error::new(format!(
+            "{}: {} is neither true nor false (allowed: true, t, 1, false, f, 0)",
+            given.origin,
+            quoted(&given.value.to_string_lossy())
+        ))
+    })
 }
 
 pub(super) fn utf8(given: &Given) -> Result<&str, Error> {
@@ -185,7 +197,7 @@ fn parse_bool(text: &OsStr) -> Option<bool> {
     }
 }
 
-fn absolute(given: &Given) -> Result<PathBuf, Error> {
+pub(super) fn absolute(given: &Given) -> Result<PathBuf, Error> {
     if given.value.is_empty() {
         return Err(Error::new(format!("{}: the path is empty", given.origin)));
     }

@@ -18,6 +18,7 @@ mod host_keys;
 mod nearest;
 mod node;
 mod onboarding;
+mod print;
 mod schema;
 mod service;
 mod settings;
@@ -40,6 +41,7 @@ pub(crate) use address::server_from_flag;
 pub(crate) use destination::directory_from_flag;
 pub(crate) use duration::duration_from_flag;
 pub(crate) use nearest::{did_you_mean, quoted};
+pub(crate) use print::entry;
 
 /// What one run is to do, with what the operator should be told about it.
 pub type Loaded = (Settings, Vec<String>);

@@ -9,6 +9,7 @@ mod agent;
 mod agent_limits;
 mod artifacts;
 mod clock;
+mod configure;
 mod curl;
 mod dependencies;
 mod full_disk;
