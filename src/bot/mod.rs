@@ -2,7 +2,7 @@
 
 mod pid_file;
 mod renewal;
-mod service;
+pub(crate) mod service;
 mod signals;
 
 use std::fmt;
