@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod black_hole;
 pub mod built;
+pub mod clock;
 pub mod http;
 pub mod keys;
 pub mod network;
