@@ -28,7 +28,7 @@ export RUST_TEST_THREADS ?= 6
 # with the default ones only.
 FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
-.PHONY: help build run static reproducible dist test soak bench lint tools clean
+.PHONY: help build run static reproducible dist test soak fuzz bench lint tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,10 @@ soak: STATIC_TOO = --bins --example busy
 soak: tools static ## what shows only after a while: profiles under stress, idle connections
 	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
 	$(CARGO) test --locked --test bastion -- --ignored
+
+# FUZZ_SECONDS=60 for each kind.
+fuzz: ## have hostile inputs of six kinds looked for: six minutes, on two cores three
+	@.ci/fuzz
 
 # BENCH_QUICK=1 for half a minute of it.
 bench: ## tbot against OpenSSH alone, measured side by side: five minutes, and a table

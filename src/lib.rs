@@ -25,6 +25,9 @@ pub mod cli;
 pub mod config;
 pub mod diagnostics;
 mod errors;
+#[cfg(all(feature = "cli", feature = "pprof", any(fuzzing, test)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "identity")]
 pub mod identity;
 #[cfg(feature = "cli")]

@@ -3,7 +3,7 @@
 mod notify;
 mod pid_file;
 mod renewal;
-mod service;
+pub(crate) mod service;
 mod signals;
 
 use std::fmt;

@@ -91,7 +91,7 @@ pub(super) fn start(
     })
 }
 
-fn cluster(settings: &config::Cluster) -> multiplexer::Cluster {
+pub(crate) fn cluster(settings: &config::Cluster) -> multiplexer::Cluster {
     let bastion = |bastion: &config::Bastion| multiplexer::Bastion {
         host: bastion.server.host.clone(),
         port: bastion.server.port,

@@ -40,7 +40,7 @@ mod pprof;
 #[path = "no_pprof.rs"]
 mod pprof;
 mod process;
-mod request;
+pub(crate) mod request;
 mod response;
 mod routes;
 

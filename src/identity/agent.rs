@@ -262,6 +262,19 @@ impl Drop for Place {
     }
 }
 
+/// Serves one client to its end.
+#[cfg(all(feature = "cli", feature = "pprof", any(fuzzing, test)))]
+pub(crate) fn serve(identity: Identity, stream: &UnixStream) -> io::Result<()> {
+    let shared = Shared {
+        identity,
+        allowed_uids: Vec::new(),
+        turn: Mutex::default(),
+        open: Mutex::default(),
+        ended: Condvar::new(),
+    };
+    shared.serve(stream)
+}
+
 /// Fills `into` before `deadline`.
 fn read(mut stream: &UnixStream, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !into.is_empty() {

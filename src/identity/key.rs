@@ -103,7 +103,7 @@ impl Key {
         Self::new(key).map_err(|problem| format!("{shown} cannot be used: {problem}"))
     }
 
-    fn new(private: PrivateKey) -> Result<Self, String> {
+    pub(crate) fn new(private: PrivateKey) -> Result<Self, String> {
         let rsa = match private.key_data() {
             KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) => None,
             KeypairData::Rsa(pair) => Some(rsa_key(pair)?),

@@ -8,7 +8,7 @@ pub(crate) mod file;
 mod key;
 #[cfg(feature = "cli")]
 mod output;
-mod protocol;
+pub(crate) mod protocol;
 mod scalar;
 mod source;
 

@@ -21,7 +21,7 @@ pub(crate) mod routes;
 mod setup;
 mod tell;
 mod templates;
-mod upstream;
+pub(crate) mod upstream;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

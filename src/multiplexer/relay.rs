@@ -12,16 +12,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use prometheus::IntCounter;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use slab::Slab;
 
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
 use crate::pulse::{self, Pulse};
+
+/// For an upstream whose client has left to take some of what that sent before: once it takes nothing for so long,
+/// the connection is over.
+const LAST_BYTES: Duration = Duration::from_secs(20);
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -177,6 +183,8 @@ struct Entry {
     /// From upstream to client.
     down: Flow,
     queued: bool,
+    /// The client has left, and the upstream was given its time.
+    left: bool,
     broken: Option<Errno>,
     /// Where bytes are counted, if not with all others.
     counters: Option<(IntCounter, IntCounter)>,
@@ -318,6 +326,7 @@ impl Worker {
             up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
+            left: false,
             broken: None,
             counters,
             ended: pair.ended,
@@ -393,6 +402,7 @@ impl Entry {
             upstream,
             up,
             down,
+            left,
             broken,
             ..
         } = self;
@@ -409,7 +419,15 @@ impl Entry {
         {
             *broken = broken.or(Some(error));
         }
-        up_end == End::Turn || down_end == End::Turn
+        if client.hung_up && !std::mem::replace(left, true) {
+            // Fails for what is no TCP, and ends with its peer.
+            let _ = set_tcp_user_timeout(&upstream.socket, LAST_BYTES.as_millis() as u32);
+        }
+        let is_deaf = matches!(down_end, End::Destination(_));
+        if is_deaf {
+            down.discard();
+        }
+        is_deaf || up_end == End::Turn || down_end == End::Turn
     }
 
     /// Both directions ended, or one did and nobody is left at the end of the other.

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod black_hole;
 pub mod built;
 pub mod frozen;
+pub mod clock;
 pub mod http;
 pub mod keys;
 pub mod manager;
