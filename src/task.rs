@@ -43,7 +43,8 @@ impl Task {
             work,
         };
         let thread = std::thread::Builder::new()
-            .name(name.to_owned())
+            // It would panic for a NUL.
+            .name(name.replace('\0', ""))
             .stack_size(256 * 1024);
         let thread = thread.spawn(move || task.run(interval))?;
         Ok(Self {

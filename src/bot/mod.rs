@@ -175,10 +175,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
                 .metrics(registry)
                 .service_metrics(metrics.diagnostics.clone());
             #[cfg(feature = "pprof")]
-            let builder = match profiling {
-                true => builder.profiling(),
-                false => builder,
-            };
+            let builder = builder.profiling(profiling);
             builder.bind(address)
         })
         .transpose()

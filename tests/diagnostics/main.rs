@@ -5,6 +5,7 @@
 mod abuse;
 mod client;
 mod compression;
+mod embedding;
 mod endpoints;
 mod lifetime;
 mod long;
