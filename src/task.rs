@@ -123,7 +123,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
 
 /// Runs `work` with the same attempts on this thread, and `wait` for each pause, until that is false; the last
 /// one's error is returned.
-pub fn attempt<T>(
+pub(crate) fn attempt<T>(
     name: &str,
     mut wait: impl FnMut(Duration) -> bool,
     mut work: impl FnMut() -> Result<T, String>,
