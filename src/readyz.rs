@@ -35,7 +35,7 @@ pub struct Service {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "show")]
     pub updated_at: Option<SystemTime>,
     #[serde(skip)]
     checks: Checks,
@@ -81,9 +81,6 @@ impl Validity {
     /// Why it does not hold at `now`.
     pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
         let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end());
-        let when = |seconds| {
-            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-        };
         let now = seconds(now);
         match (begin..end).contains(&now) {
             true => None,
@@ -91,12 +88,12 @@ impl Validity {
             false if now < begin => Some(format!(
                 "the {} is valid from {} on only: this machine's clock was set back",
                 self.what,
-                when(begin)
+                rfc3339(begin)
             )),
             false => Some(format!(
                 "the {} has expired at {}, and there is no new one",
                 self.what,
-                when(end)
+                rfc3339(end)
             )),
         }
     }
@@ -285,11 +282,19 @@ impl Shared {
     }
 }
 
-fn rfc3339<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+fn show<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
-        Some(at) => serializer.collect_str(&humantime::format_rfc3339_seconds(*at)),
+        Some(at) => serializer.collect_str(&rfc3339(seconds(*at))),
         None => serializer.serialize_none(),
     }
+}
+
+/// A time in seconds since 1970, in UTC. One that has more than four digits for its year is shown as the last of
+/// these: `humantime` fails for it, as for one before 1970, and who formats it panics then.
+pub(crate) fn rfc3339(seconds: u64) -> impl std::fmt::Display {
+    const LAST: u64 = 253_402_300_799;
+    let since = Duration::from_secs(seconds.min(LAST));
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since)
 }
 
 #[cfg(test)]
@@ -357,6 +362,31 @@ mod tests {
             let read = reader.join().expect("no panic");
             assert_eq!(read.services["mux"].reason, "it hung");
         });
+    }
+
+    #[test]
+    fn times_that_no_date_has_are_told_all_the_same() {
+        assert_eq!(rfc3339(0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
+        let validity = Validity::new("certificate");
+        let registry = Registry::new();
+        registry.register("mux").needing(validity.clone()).healthy();
+        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        for (begin, end) in [
+            (late, None),
+            (late, Some(late)),
+            (late, Some(SystemTime::now())),
+        ] {
+            validity.set(begin, end);
+            let service = registry.service("mux").expect("registered");
+            assert!(service.reason.contains("9999-12-31"), "{}", service.reason);
+        }
+        let early = Service {
+            updated_at: Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1)),
+            ..Service::default()
+        };
+        let json = serde_json::to_value(early).expect("serialises");
+        assert_eq!(json["updated_at"], "1970-01-01T00:00:00Z");
     }
 
     #[test]

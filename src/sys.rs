@@ -520,7 +520,7 @@ mod profiling {
 }
 
 /// What the allocator holds, in bytes.
-#[cfg(feature = "multiplexer")]
+#[cfg(feature = "cli")]
 pub struct Allocated {
     /// In use on its heaps; what threads keep to themselves for reuse counts too.
     pub used: usize,
@@ -531,7 +531,7 @@ pub struct Allocated {
 }
 
 /// Walks the lists of free blocks, each heap under its lock; `None` where the C library is not glibc.
-#[cfg(all(feature = "multiplexer", not(feature = "heap")))]
+#[cfg(all(feature = "cli", not(feature = "heap")))]
 pub fn allocated() -> Option<Allocated> {
     #[cfg(not(target_env = "gnu"))]
     return None;
@@ -557,10 +557,10 @@ mod jemalloc {
     use std::io;
 
     use tikv_jemalloc_ctl::{Error, raw};
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     use tikv_jemalloc_ctl::{epoch, stats};
 
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     use super::Allocated;
 
     #[repr(transparent)]
@@ -577,7 +577,7 @@ mod jemalloc {
         Options(c"prof:true,prof_active:false,lg_prof_sample:19".as_ptr());
 
     /// What it holds.
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     pub fn allocated() -> Option<Allocated> {
         // Only a jemalloc built without statistics refuses, and ours is built with them.
         let read = || -> Result<Allocated, Error> {

@@ -55,7 +55,8 @@ impl Task {
             work,
         };
         let thread = std::thread::Builder::new()
-            .name(name.to_owned())
+            // It would panic for a NUL.
+            .name(name.replace('\0', ""))
             .stack_size(256 * 1024);
         let thread = thread.spawn(move || task.run(interval))?;
         Ok(Self {
@@ -145,7 +146,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
 
 /// Runs `work` with the same attempts on this thread, and `wait` for each pause, until that is false; the last
 /// one's error is returned.
-pub fn attempt<T>(
+pub(crate) fn attempt<T>(
     name: &str,
     mut wait: impl FnMut(Duration) -> bool,
     mut work: impl FnMut() -> Result<T, String>,

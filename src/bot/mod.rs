@@ -181,10 +181,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
                 .service_metrics(metrics.diagnostics.clone())
                 .watched(notify.watches());
             #[cfg(feature = "pprof")]
-            let builder = match profiling {
-                true => builder.profiling(),
-                false => builder,
-            };
+            let builder = builder.profiling(profiling);
             builder.bind(address)
         })
         .transpose()

@@ -134,10 +134,7 @@ impl Service {
             socket.display()
         );
         let work = move || {
-            // One that fails keeps nothing from the other.
-            let written = multiplexer.write_artifacts();
-            multiplexer.restore_sockets()?;
-            written?;
+            multiplexer.maintain()?;
             if let Some(own) = own.as_ref().filter(|own| !own.exists()) {
                 return Err(format!(
                     "{} is gone, by which ssh connects: put it back, or restart tbot from its new place",

@@ -156,7 +156,7 @@ impl SshCa {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let start = now.saturating_sub(BEFORE).as_secs();
-        let end = (now + ttl).as_secs();
+        let end = now.saturating_add(ttl).as_secs();
         let mut builder = Builder::new_with_random_nonce(&mut OsRng, key, start, end)?;
         builder
             .serial(OsRng.next_u64())?

@@ -1,8 +1,10 @@
 //! What a multiplexer serves.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::error::Error;
 use super::templates::Template;
 use super::upstream::openssh::Bastion;
 use super::upstream::openssh::pool::Generation;
@@ -14,13 +16,13 @@ pub struct Options {
     /// Directory of its socket and files; absolute. Made with mode 0700 where it is missing.
     pub destination: PathBuf,
     /// What it reaches; the first is for requests that name none. Names differ, and none may be missing where
-    /// there are several. With none at all every host is dialled.
+    /// there are several, or the multiplexer does not start. With none at all every host is dialled.
     pub clusters: Vec<Cluster>,
     /// How targets are rewritten: the first that matches counts.
     pub templates: Vec<Template>,
     /// The words of ssh's ProxyCommand before socket and target.
     pub proxy_command: Vec<String>,
-    /// From accept to the complete request (10 s).
+    /// From accept to the complete request (10 s; at most a day).
     pub request_timeout: Duration,
     /// Connections at once (10,000); no more than [`affordable_connections`](super::affordable_connections), or
     /// some may wait for a descriptor instead of being refused.
@@ -47,6 +49,47 @@ impl Options {
             #[cfg(feature = "identity")]
             identity: None,
         }
+    }
+
+    /// The same with times that can be reckoned with, if clients can be told of it.
+    pub(super) fn checked(&self) -> Result<Self, Error> {
+        const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+        let mut options = self.clone();
+        options.request_timeout = self.request_timeout.min(LONGEST);
+        for cluster in &mut options.clusters {
+            cluster.connect_timeout = cluster.connect_timeout.min(LONGEST);
+            if let Some(bastion) = &mut cluster.bastion {
+                bastion.max_streams = bastion.max_streams.clamp(1, 1000);
+            }
+        }
+        let mut names = BTreeSet::new();
+        for cluster in &self.clusters {
+            // Each becomes a line, or a part of one, in a file for ssh.
+            let mut words: Vec<&str> = cluster.name.iter().map(String::as_str).collect();
+            let lists = [&cluster.hosts, &cluster.host_ca, &cluster.known_hosts];
+            words.extend(lists.into_iter().flatten().map(String::as_str));
+            if let Some(bastion) = &cluster.bastion {
+                words.push(&bastion.host);
+                words.extend(bastion.user.as_deref());
+                words.extend(bastion.ssh_options.iter().map(String::as_str));
+            }
+            if let Some(word) = words.iter().find(|word| word.contains(char::is_control)) {
+                let problem = format!("a cluster's {word:?} has a control character");
+                return Err(Error::Options(problem));
+            }
+            let name = cluster.known_as();
+            if name.is_none() && self.clusters.len() > 1 {
+                let problem = "one of several clusters has no name, and no bastion".into();
+                return Err(Error::Options(problem));
+            }
+            if let Some(name) = name
+                && !names.insert(name.clone())
+            {
+                let problem = format!("two clusters have the name {name:?}");
+                return Err(Error::Options(problem));
+            }
+        }
+        Ok(options)
     }
 
     /// The clusters, of which there is one at least.
@@ -91,7 +134,7 @@ pub struct Cluster {
     pub bastion: Option<Bastion>,
     /// Patterns of `ssh_config` for its hosts; none: `*.NAME`, or `*` without a name.
     pub hosts: Vec<String>,
-    /// From the complete request to the connected target (10 s).
+    /// From the complete request to the connected target (10 s; at most a day).
     pub connect_timeout: Duration,
     /// Public keys whose certificates of hosts clients trust, and lines of hosts with their keys; without
     /// any, ssh goes by its own files.

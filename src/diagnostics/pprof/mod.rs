@@ -239,7 +239,12 @@ fn cpu_profile(
             );
         }
         Err(NoProfile::System(why)) => return failed("Could not enable CPU profiling", &why),
-        Err(NoProfile::Gone) => return error(503, "no profile: the service is stopping"),
+        Err(NoProfile::Gone) => {
+            return error(
+                503,
+                "no profile: this server is stopping, or does not wait for one",
+            );
+        }
     };
     match encode(&profile) {
         Ok(body) => {
