@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::common::process::{Process, succeed};
@@ -63,7 +63,7 @@ pub enum Proxy {
 const HAPROXY: &str = "\
 global
   nbthread THREADS
-  maxconn 20000
+  maxconn MAXCONN
 defaults
   mode tcp
   option splice-auto
@@ -86,7 +86,11 @@ impl Proxy {
     fn haproxy(targets: [SocketAddr; 3]) -> Self {
         let directory = TempDir::new().expect("a directory for temporary files");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // It wants two descriptors for each, and half of one for pipes, and does not start without them.
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = (limit / 5 * 2 - 200).min(20_000);
         let mut text = HAPROXY.replace("THREADS", &cores.to_string());
+        text = text.replace("MAXCONN", &most.to_string());
         for (number, target) in targets.iter().enumerate() {
             let socket = directory.path().join(number.to_string());
             text += &format!(

@@ -76,10 +76,17 @@ pub fn measure(plan: &Plan, report: &mut Report) {
             hold(&proxy, plan, report);
         }
     }
-    rows(plan, report);
+    rows(&levels(plan), report);
 }
 
-fn rows(plan: &Plan, report: &mut Report) {
+/// As many as a tbot can have by the limit of open files here.
+fn levels(plan: &Plan) -> Vec<usize> {
+    let most = tbot::multiplexer::affordable_connections(1, 0) - 2 * CLIENTS;
+    let cut = |level: &usize| (*level).min(most / 100 * 100);
+    plan.idle.iter().map(cut).collect()
+}
+
+fn rows(levels: &[usize], report: &mut Report) {
     let even = Wanted::Ahead(1.0);
     report.row(RATE, Unit::PerSecond, Of::Median, even);
     report.row(COST, Unit::Seconds, Of::Median, even);
@@ -91,7 +98,7 @@ fn rows(plan: &Plan, report: &mut Report) {
     for (what, ..) in BULK {
         report.row(&gigabyte(what), Unit::Seconds, Of::Median, Wanted::Nothing);
     }
-    for &level in plan.idle {
+    for &level in levels {
         let wanted = Wanted::Ahead(1.0 / 0.75);
         report.row(&each(level), Unit::Bytes, Of::Median, wanted);
     }
@@ -163,7 +170,8 @@ fn hold(proxy: &Proxy, plan: &Plan, report: &mut Report) {
     let before = memory([proxy.pid()]);
     let mut held = Vec::new();
     let mut first = None;
-    for &level in plan.idle {
+    let levels = levels(plan);
+    for &level in &levels {
         let missing = level - held.len();
         held.extend((0..missing).map(|_| open(proxy)));
         let each_takes = (memory([proxy.pid()]) - before) / level as f64;
@@ -177,7 +185,7 @@ fn hold(proxy: &Proxy, plan: &Plan, report: &mut Report) {
         let mut opens: Vec<f64> = (0..OPENS / plan.divisor).map(|_| opens()).collect();
         let speed = (trip, Of::Median.take(&mut opens));
         let (first_trip, first_open) = *first.get_or_insert(speed);
-        if level == plan.idle[plan.idle.len() - 1] {
+        if level == levels[levels.len() - 1] {
             report.add(LATER, proxy.name(), speed.0 / first_trip);
             report.add(SLOWER, proxy.name(), speed.1 / first_open);
         }
