@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Instant, SystemTime};
 
+use crate::peers::{haproxy, results};
+
+/// Our name among those who are compared.
+pub const OURS: &str = "tbot";
+
 /// All figures, and the rows of the table.
 pub struct Report {
-    /// Who is compared, we first.
-    names: Vec<&'static str>,
-    figures: BTreeMap<String, BTreeMap<&'static str, Vec<f64>>>,
-    rows: Vec<Vec<String>>,
+    /// Of what was measured, those of each, in the order in which they came.
+    figures: BTreeMap<String, Vec<(&'static str, Vec<f64>)>>,
+    rows: Vec<[String; 6]>,
     machine: String,
     began: Instant,
 }
@@ -24,6 +28,7 @@ pub enum Unit {
     PerSecond,
     Bytes,
     BytesPerSecond,
+    Count,
     Times,
 }
 
@@ -58,8 +63,24 @@ impl Unit {
             Unit::PerSecond => format!("{} /s", digits(value)),
             Unit::Bytes => format!("{} KiB", digits(value / 1024.0)),
             Unit::BytesPerSecond => format!("{} MB/s", digits(value / 1e6)),
+            Unit::Count => digits(value),
             Unit::Times => format!("{} x", digits(value)),
         }
+    }
+}
+
+impl Wanted {
+    /// The goal in words, and whether it is met.
+    fn judge(self, unit: Unit, value: f64, ahead: Option<f64>) -> (String, String) {
+        let (goal, is_met) = match self {
+            Wanted::Nothing => return Default::default(),
+            Wanted::Ahead(least) => (
+                format!("{} x", digits(least)),
+                ahead.is_some_and(|ahead| ahead >= least),
+            ),
+            Wanted::AtMost(most) => (format!("at most {}", unit.show(most)), value <= most),
+        };
+        (goal, if is_met { "yes" } else { "NO" }.to_owned())
     }
 }
 
@@ -76,11 +97,10 @@ impl Of {
 }
 
 impl Report {
-    pub fn begin(names: Vec<&'static str>) -> Self {
+    pub fn begin() -> Self {
         let machine = machine();
         println!("{machine}");
         Self {
-            names,
             figures: BTreeMap::new(),
             rows: Vec::new(),
             machine,
@@ -95,74 +115,50 @@ impl Report {
 
     /// One more figure of `what`.
     pub fn add(&mut self, what: &str, name: &'static str, figure: f64) {
-        let by_name = self.figures.entry(what.to_owned()).or_default();
-        by_name.entry(name).or_default().push(figure);
+        let all = self.figures.entry(what.to_owned()).or_default();
+        match all.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, figures)) => figures.push(figure),
+            None => all.push((name, vec![figure])),
+        }
     }
 
-    /// What stands for all figures of `what`, if there are any.
-    fn value(&self, what: &str, name: &str, of: Of) -> Option<f64> {
-        let mut figures = self.figures.get(what)?.get(name)?.clone();
-        Some(of.take(&mut figures))
-    }
-
-    /// A line of the table.
+    /// A line of the table for each peer; what is wanted is wanted of the first.
     pub fn row(&mut self, what: &str, unit: Unit, of: Of, wanted: Wanted) {
-        let of_name = |name: &&'static str| self.value(what, name, of);
-        let values: Vec<Option<f64>> = self.names.iter().map(of_name).collect();
-        let others = self.names[1..].iter();
-        let ahead: Vec<Option<f64>> = others
-            .map(|other| self.ahead(what, other, of, unit))
-            .collect();
-        let show = |value: &Option<f64>| value.map_or("–".into(), |value| unit.show(value));
-        let times =
-            |value: &Option<f64>| value.map_or("–".into(), |value| Unit::Times.show(value));
-        let (wanted, is_met) = match wanted {
-            Wanted::Nothing => (String::new(), true),
-            Wanted::Ahead(least) => {
-                let is_met = ahead[0].is_some_and(|ahead| ahead >= least);
-                (format!("{least} x"), is_met)
-            }
-            Wanted::AtMost(most) => {
-                let is_met = values[0].is_some_and(|value| value <= most);
-                (format!("at most {}", unit.show(most)), is_met)
-            }
+        let Some(all) = self.figures.get(what) else {
+            return;
         };
-        let mut cells = vec![match of {
+        let Some((_, ours)) = all.iter().find(|(name, _)| *name == OURS) else {
+            return;
+        };
+        let what = match of {
             Of::Median => what.to_owned(),
             Of::Percentile99 => format!("{what}, p99"),
-        }];
-        cells.extend(values.iter().map(show));
-        cells.extend(ahead.iter().map(times));
-        cells.push(wanted + if is_met { "" } else { ": MISSED" });
-        self.rows.push(cells);
-    }
-
-    /// By how much we are ahead of another. Of figures that were taken in turns it is the median of the turns'
-    /// own ratios: a turn that met something else on this machine met it on both sides.
-    fn ahead(&self, what: &str, other: &str, of: Of, unit: Unit) -> Option<f64> {
-        let ratio = |ours: f64, other: f64| match unit.is_more_better() {
-            true => ours / other,
-            false => other / ours,
         };
-        let by_name = self.figures.get(what)?;
-        let (ours, others) = (by_name.get(self.names[0])?, by_name.get(other)?);
-        if matches!(of, Of::Median) && ours.len() == others.len() {
-            let ratios = ours.iter().zip(others);
-            let mut ratios: Vec<f64> = ratios.map(|(ours, other)| ratio(*ours, *other)).collect();
-            return Some(of.take(&mut ratios));
+        let value = of.take(&mut ours.clone());
+        let peers = all.iter().filter(|(name, _)| *name != OURS);
+        let mut rows: Vec<[String; 6]> = Vec::new();
+        for (name, theirs) in peers {
+            let ahead = ahead(ours, theirs, of, unit);
+            let shown = format!("{name}: {}", unit.show(of.take(&mut theirs.clone())));
+            let (goal, met) = match rows.is_empty() {
+                true => wanted.judge(unit, value, Some(ahead)),
+                false => Default::default(),
+            };
+            let times = Unit::Times.show(ahead);
+            rows.push([what.clone(), unit.show(value), shown, times, goal, met]);
         }
-        let value = |name| self.value(what, name, of);
-        Some(ratio(value(self.names[0])?, value(other)?))
+        if rows.is_empty() {
+            let (goal, met) = wanted.judge(unit, value, None);
+            let nobody = String::new();
+            rows.push([what, unit.show(value), nobody.clone(), nobody, goal, met]);
+        }
+        self.rows.extend(rows);
     }
 
     /// Prints the table, and writes the file.
     pub fn end(self) {
-        let mut head = vec![String::new()];
-        head.extend(self.names.iter().map(|name| (*name).to_owned()));
-        let others = self.names[1..].iter();
-        head.extend(others.map(|name| format!("ahead of {name}")));
-        head.push("wanted".into());
-        let lines: Vec<Vec<String>> = [head].into_iter().chain(self.rows.clone()).collect();
+        let head = ["", OURS, "measured against", "ahead", "goal", "met"].map(str::to_owned);
+        let lines: Vec<[String; 6]> = [head].into_iter().chain(self.rows.clone()).collect();
         let table = table(&lines);
         let took = self.began.elapsed().as_secs();
         println!("\n{table}\n{took} s; load now {}", load());
@@ -171,10 +167,8 @@ impl Report {
     }
 
     fn write(&self, table: &str) -> PathBuf {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-        fs::create_dir_all(&directory).expect("it is below cargo's own directory");
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let path = directory.join(format!("{}.tsv", now.replace(':', "")));
+        let path = results().join(format!("{}.tsv", now.replace(':', "")));
         let mut text = String::new();
         for line in self.machine.lines().chain([""]).chain(table.lines()) {
             writeln!(text, "# {line}").expect("a string takes all");
@@ -190,6 +184,21 @@ impl Report {
     }
 }
 
+/// By how much we are ahead of another. Of figures that were taken in turns it is the median of the turns' own
+/// ratios: a turn that met something else on this machine met it on both sides.
+fn ahead(ours: &[f64], theirs: &[f64], of: Of, unit: Unit) -> f64 {
+    let ratio = |ours: f64, theirs: f64| match unit.is_more_better() {
+        true => ours / theirs,
+        false => theirs / ours,
+    };
+    if matches!(of, Of::Median) && ours.len() == theirs.len() {
+        let turns = ours.iter().zip(theirs);
+        let mut ratios: Vec<f64> = turns.map(|(ours, theirs)| ratio(*ours, *theirs)).collect();
+        return of.take(&mut ratios);
+    }
+    ratio(of.take(&mut ours.to_vec()), of.take(&mut theirs.to_vec()))
+}
+
 /// Three digits of it that count.
 fn digits(value: f64) -> String {
     match value.abs() {
@@ -200,7 +209,7 @@ fn digits(value: f64) -> String {
 }
 
 /// With columns as wide as their widest cell.
-fn table(lines: &[Vec<String>]) -> String {
+fn table(lines: &[[String; 6]]) -> String {
     let widest = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<usize> = (0..lines[0].len()).filter_map(widest).collect();
     let mut text = String::new();
@@ -228,14 +237,28 @@ fn machine() -> String {
         model.trim_start_matches([' ', '\t', ':'])
     });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let ssh = Command::new("ssh").arg("-V").output();
-    let ssh = ssh.map_or(Vec::new(), |output| output.stderr);
+    let peers = [
+        said(Command::new("ssh").arg("-V")),
+        said(haproxy().arg("-v")),
+        said(Command::new("go").arg("version")),
+        said(Command::new("valgrind").arg("--version")),
+    ];
     format!(
         "{cores} cores ({model}), load {}; Linux {}; {}",
         load(),
         kernel.trim(),
-        String::from_utf8_lossy(&ssh).trim()
+        peers.join("; ")
     )
+}
+
+/// The first line that a program says.
+fn said(command: &mut Command) -> String {
+    let Ok(output) = command.output() else {
+        return format!("no {}", command.get_program().display());
+    };
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// Of the last minute, with what others do.

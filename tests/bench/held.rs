@@ -12,7 +12,7 @@ use crate::ways::{Stream, Way};
 const AT_ONCE: usize = 8;
 
 /// Less than a page cannot be told from none.
-const PAGE: f64 = 4096.0;
+pub const PAGE: f64 = 4096.0;
 
 /// The streams of one way.
 pub struct Held<'w> {

@@ -1,8 +1,8 @@
 //! A bastion, what is behind it, and everybody's way there.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +12,7 @@ use crate::common::server::Server;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::Tbot;
 use crate::common::wait::until;
+use crate::targets::{drain, flood};
 use crate::ways::{Jump, Master, Ours, Way, ssh};
 
 /// What the ways have in common.
@@ -23,9 +24,6 @@ pub struct Stage {
     drain: Server,
     masters: AtomicUsize,
 }
-
-/// What [`Stage::flood`] writes at a time.
-const PIECE: usize = 64 << 10;
 
 impl Stage {
     pub fn set_up() -> Self {
@@ -105,11 +103,7 @@ impl Stage {
             bastion.known_host()
         );
         let run = format!("proxy_server: '{}'", bastion.address);
-        let mut start = with_identity("", &run, &service);
-        if let Some(program) = std::env::var_os("BENCH_PROGRAM") {
-            start = start.program(program.into());
-        }
-        let tbot = start.start();
+        let tbot = crate::chosen(with_identity("", &run, &service)).start();
         await_healthy(&tbot, "mux");
         tbot
     }
@@ -137,45 +131,4 @@ impl Stage {
         fs::write(&path, text).expect("the directory is ours");
         path
     }
-}
-
-fn flood(mut stream: TcpStream) {
-    let piece = vec![b'x'; PIECE];
-    let Some(mut left) = length(&mut stream) else {
-        return;
-    };
-    while left > 0 {
-        let some = left.min(PIECE);
-        if stream.write_all(&piece[..some]).is_err() {
-            return;
-        }
-        left -= some;
-    }
-    await_end(stream);
-}
-
-fn drain(mut stream: TcpStream) {
-    let mut piece = vec![0; PIECE];
-    let Some(mut left) = length(&mut stream) else {
-        return;
-    };
-    while left > 0 {
-        match stream.read(&mut piece) {
-            Ok(some @ 1..) => left = left.saturating_sub(some),
-            _ => return,
-        }
-    }
-    stream.write_all(b"!").ok();
-    await_end(stream);
-}
-
-/// Until whoever asked has it all.
-fn await_end(mut stream: TcpStream) {
-    std::io::copy(&mut stream, &mut std::io::sink()).ok();
-}
-
-fn length(stream: &mut TcpStream) -> Option<usize> {
-    let mut bytes = [0; 8];
-    stream.read_exact(&mut bytes).ok()?;
-    Some(u64::from_le_bytes(bytes) as usize)
 }

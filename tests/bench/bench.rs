@@ -1,10 +1,12 @@
-//! Streams through a bastion by tbot and by OpenSSH alone, side by side on this machine: `make bench`.
+//! tbot and those who do the same, side by side on this machine: `make bench`.
 //!
-//! Everybody has the same bastion, and the same targets behind it. The ways take turns, so that what else
-//! this machine does meets all of them, and the table shows the median of the turns, and by how much tbot is
+//! The diagnostics are measured against a service in Go, relayed connections against HAProxy, streams through a
+//! bastion against OpenSSH alone. Everybody has the same clients and targets, and they take turns, so that what
+//! else this machine does meets all of them; the table shows the median of the turns, and by how much tbot is
 //! ahead. A file below `target/bench` keeps every figure. With BENCH_QUICK=1 in the environment there are
 //! few and short turns: whether it works, rather than how well. BENCH_PROGRAM is another build of tbot, and
-//! `cargo bench --bench streams -- bulk` measures one thing alone: streams, banner, session or bulk.
+//! `cargo bench --bench peers -- bulk` measures one thing alone, or several: diagnostics, relay, instructions,
+//! streams, banner, session, bulk.
 
 mod banner;
 mod bulk;
@@ -12,13 +14,22 @@ mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod cost;
+mod diagnostics;
 mod first_byte;
 mod frame;
 mod held;
+mod instructions;
+mod load;
+mod peers;
+mod relay;
 mod session;
 mod stage;
+mod targets;
 mod ways;
 
+use std::path::PathBuf;
+
+use common::tbot::Start;
 use frame::Report;
 use held::Held;
 use stage::Stage;
@@ -28,6 +39,8 @@ use ways::Way;
 pub struct Plan {
     /// Streams that are held open while others come and go.
     levels: &'static [usize],
+    /// Relayed connections that do nothing, the fewest first.
+    idle: &'static [usize],
     /// The most that are held by a login each: a hundred take half a minute of this machine.
     most_logins: usize,
     /// Turns of each way.
@@ -38,6 +51,7 @@ pub struct Plan {
 
 const FULL: Plan = Plan {
     levels: &[1, 100, 1000],
+    idle: &[1, 1000, 8000],
     most_logins: 100,
     rounds: 5,
     divisor: 1,
@@ -45,6 +59,7 @@ const FULL: Plan = Plan {
 
 const QUICK: Plan = Plan {
     levels: &[1, 100],
+    idle: &[1, 1000],
     most_logins: 1,
     rounds: 2,
     divisor: 5,
@@ -53,27 +68,62 @@ const QUICK: Plan = Plan {
 fn main() {
     let is_quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| value == "1");
     let plan = if is_quick { QUICK } else { FULL };
-    common::raise_descriptor_limit();
-    let stage = Stage::set_up();
-    let ways = stage.ways();
-    let ways: Vec<&dyn Way> = ways.iter().map(|way| &**way).collect();
-    let mut report = Report::begin(ways.iter().map(|way| way.name()).collect());
+    raise_descriptor_limit();
+    let mut report = Report::begin();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let chosen: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|word| *word == name);
-    if is_chosen("streams") {
-        streams(&ways, &stage, &plan, &mut report);
+    if is_chosen("diagnostics") {
+        diagnostics::measure(&plan, &mut report);
     }
-    if is_chosen("banner") {
-        banner::measure(&ways, &stage, &plan, &mut report);
+    if is_chosen("relay") {
+        relay::measure(&plan, &mut report);
     }
-    if is_chosen("session") {
-        session::measure(&ways, &plan, &mut report);
+    if is_chosen("instructions") {
+        instructions::measure(&plan, &mut report);
     }
-    if is_chosen("bulk") {
-        bulk::measure(&ways[..2], &stage, &plan, &mut report);
+    if ["streams", "banner", "session", "bulk"].into_iter().any(is_chosen) {
+        let stage = Stage::set_up();
+        let ways = stage.ways();
+        let ways: Vec<&dyn Way> = ways.iter().map(|way| &**way).collect();
+        if is_chosen("streams") {
+            streams(&ways, &stage, &plan, &mut report);
+        }
+        if is_chosen("banner") {
+            banner::measure(&ways, &stage, &plan, &mut report);
+        }
+        if is_chosen("session") {
+            session::measure(&ways, &plan, &mut report);
+        }
+        if is_chosen("bulk") {
+            bulk::measure(&ways[..2], &stage, &plan, &mut report);
+        }
     }
     report.end();
+}
+
+/// The program that is measured.
+fn program() -> PathBuf {
+    let other = std::env::var_os("BENCH_PROGRAM");
+    other.map_or(env!("CARGO_BIN_EXE_tbot").into(), PathBuf::from)
+}
+
+/// With that program.
+fn chosen(start: Start) -> Start {
+    start.program(program())
+}
+
+/// As far as thousands of connections need it: two descriptors each here, and two or three in those who relay
+/// them. Only root may raise the hard limit.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    const ENOUGH: u64 = 65536;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < ENOUGH) {
+        (limit.current, limit.maximum) = (Some(ENOUGH), Some(ENOUGH));
+        setrlimit(Resource::Nofile, limit).ok();
+    }
+    common::raise_descriptor_limit();
 }
 
 /// What depends on how many are open.
