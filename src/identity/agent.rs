@@ -271,6 +271,7 @@ pub(crate) fn serve(identity: Identity, stream: &UnixStream) -> io::Result<()> {
         turn: Mutex::default(),
         open: Mutex::default(),
         ended: Condvar::new(),
+        waiter: Waiter::new()?,
     };
     shared.serve(stream)
 }
