@@ -30,4 +30,5 @@ mod secrets;
 mod signing_program;
 mod ssh;
 mod static_program;
+mod systemd;
 mod wait;
