@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::common::frozen::Frozen;
 use crate::common::http;
 use crate::common::keys::{Keys, signed_by};
-use crate::common::process::{Process, succeed};
+use crate::common::process::{Process, run, succeed};
 use crate::common::procfs;
 use crate::common::systemd::Systemd;
 use crate::common::wait::until;
@@ -30,10 +32,211 @@ fn what_it_prints_by_default_is_the_unit_of_the_archive() {
     assert_eq!(unit, include_str!("../../src/tbot.service"));
 }
 
+/// What `systemd-analyze` says of a unit, which must be nothing.
+fn verify(unit: &Path, exposure: u32) {
+    let mut analyze = Command::new("systemd-analyze");
+    let verified = run(analyze.args(["verify", "--man=no"]).arg(unit));
+    // It may have something to say of this machine's own units.
+    let name = unit.file_name().and_then(|name| name.to_str());
+    assert!(
+        verified.status.success() && !verified.stderr.contains(name.expect("text")),
+        "{verified:?}"
+    );
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true"]);
+    analyze.arg(format!("--threshold={exposure}"));
+    let security = run(analyze.arg(unit));
+    assert!(security.status.success(), "{security:?}");
+}
+
+#[test]
+fn systemd_understands_every_unit_that_it_writes_and_finds_it_safe() {
+    let directory = TempDir::new().expect("a directory for temporary files");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    // Words that mean something to systemd, or would.
+    let odd = at("a b%n\"'$HOME\\;ü");
+    let config = at("c %d.yaml");
+    let yaml = |more: &str| {
+        format!(
+            "version: v2\nservices:\n- {{ type: ssh-multiplexer, destination: {{ type: directory, path: {more} }} }}\n"
+        )
+    };
+    fs::write(&config, yaml("/var/lib/a/b")).expect("the directory is ours");
+    let pid = at("run/x.pid");
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&[], &["RuntimeDirectory=tbot", "PrivateTmp=yes"]),
+        (
+            &["--destination", &odd, "--user", "0", "--group", "adm"],
+            &["User=0", "Group=adm", "ReadWritePaths=\"/"],
+        ),
+        (
+            &[
+                "-c",
+                &config,
+                "--pid-file",
+                "/run/a/b/x.pid",
+                "--debug=false",
+            ],
+            &["StateDirectory=a/b", "RuntimeDirectory=a/b"],
+        ),
+        (
+            &["-c", &config, "--destination=file:///var/run/x%20y"],
+            &["StateDirectory=a/b", "RuntimeDirectory=\"x y\""],
+        ),
+        (
+            &["--diag-addr", "[::]:80", "--shutdown-grace=1h", "-d"],
+            &["AmbientCapabilities=CAP_NET_BIND_SERVICE"],
+        ),
+        (
+            &["--pid-file", &pid],
+            &["RuntimeDirectory=tbot", "ReadWritePaths="],
+        ),
+    ];
+    for (number, (words, lines)) in cases.into_iter().enumerate() {
+        let name = format!("tbot-{number}");
+        let mut write = install(&["--write", "--systemd-directory", &at(""), "--name", &name]);
+        let told = succeed(write.args(words));
+        assert!(
+            told.ends_with(&format!("\n  systemctl restart {name}\n")),
+            "{told}"
+        );
+        let path = directory.path().join(format!("{name}.service"));
+        // Tenths of 10; by root, and in directories for all, it is a little more.
+        verify(&path, if number == 0 { 20 } else { 25 });
+        let unit = fs::read_to_string(path).expect("it was written");
+        for line in lines {
+            assert!(
+                unit.lines().any(|one| one.starts_with(line)),
+                "{line} in {unit}"
+            );
+        }
+        // What systemd would start is what is accepted.
+        let start = unit
+            .lines()
+            .find(|line| line.starts_with("ExecStart="))
+            .expect("a line");
+        assert!(
+            !start.contains("=false") == !words.contains(&"--debug=false"),
+            "{start}"
+        );
+        let in_tmp = words.contains(&&*odd) || words.contains(&&*pid);
+        assert_eq!(unit.contains("PrivateTmp="), !in_tmp);
+    }
+}
+
+#[test]
+fn another_unit_is_replaced_only_by_force_and_a_link_never() {
+    let directory = TempDir::new().expect("a directory for temporary files");
+    let path = directory.path().join("tbot.service");
+    let at = directory.path().display().to_string();
+    let write = |more: &[&str]| {
+        let mut install = install(&["--write", "--systemd-directory", &at]);
+        run(install.args(more))
+    };
+    fs::write(&path, "precious").expect("the directory is ours");
+    let error = write(&[]).error().to_owned();
+    let expected = "tbot.service is there, and another one: --force replaces it";
+    assert!(error.ends_with(expected), "{error}");
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "precious");
+    let written = write(&["--force"]);
+    assert!(written.stdout.contains("tbot.service is written. Next, "));
+    let unit = fs::read_to_string(&path).expect("it is there");
+    assert_eq!(unit, succeed(&mut install(&[])));
+    let same = write(&[]);
+    assert!(
+        same.stdout
+            .contains("tbot.service is as it should be. Next, ")
+    );
+    assert!(write(&["-d"]).error().ends_with(expected));
+    // As `systemctl mask` leaves one.
+    fs::remove_file(&path).expect("the directory is ours");
+    std::os::unix::fs::symlink("/dev/null", &path).expect("the directory is ours");
+    let masked = write(&["--force"]);
+    assert!(
+        masked
+            .error()
+            .contains("tbot.service is a symbolic link, as systemctl mask makes")
+    );
+    let missing = run(&mut install(&["--write", "--systemd-directory=/nowhere"]));
+    let expected = "cannot write /nowhere/tbot.service: No such file or directory";
+    assert!(missing.error().ends_with(expected), "{missing:?}");
+    assert_eq!(fs::read_dir(&at).expect("ours").count(), 1);
+}
+
+#[test]
+fn what_would_not_start_is_not_written() {
+    let directory = TempDir::new().expect("a directory for temporary files");
+    let at = directory.path().display().to_string();
+    let config = directory.path().join("c.yaml");
+    fs::write(&config, "version: v2\nservice: []\n").expect("the directory is ours");
+    let config = config.display().to_string();
+    let string = ["--config-string", "dmVyc2lvbjogdjIK"];
+    for (words, error) in [
+        (&["-c", &*config][..], "service: unknown key; did you mean"),
+        (&["-c", "/nowhere/c.yaml"], "cannot read /nowhere/c.yaml: "),
+        (
+            &["--diag-addr", "3001"],
+            "--diag-addr: \"3001\" is a port without a host",
+        ),
+        (&string, "--config-string: everyone may read a unit"),
+        (&["--destination", "~/mux"], "~ is not expanded here"),
+        (
+            &["--name", "../tbot"],
+            "--name: \"../tbot\" is no name that systemd takes",
+        ),
+        (
+            &["--user", "a\nb"],
+            "--user: \"a\\nb\" is no name that systemd takes",
+        ),
+        (
+            &["--group", ""],
+            "--group: \"\" is no name that systemd takes",
+        ),
+    ] {
+        let end = run(install(&["--write", "--systemd-directory", &at]).args(words));
+        assert!(end.error().contains(error), "{error:?} in {end:?}");
+        assert_eq!(end.stdout, "");
+    }
+    assert_eq!(fs::read_dir(&at).expect("ours").count(), 1);
+    // Variables stand for flags here, too.
+    let end = run(install(&[]).env("TBOT_CONFIG_PATH", "/nowhere/c.yaml"));
+    assert!(
+        end.error().contains("cannot read /nowhere/c.yaml: "),
+        "{end:?}"
+    );
+    let unit = succeed(install(&[]).env("TBOT_DIAG_ADDR", "127.0.0.1:3002"));
+    assert!(unit.contains(" --diag-addr 127.0.0.1:3002 "), "{unit}");
+}
+
 /// Does what tbot says is to be done next.
 fn do_next(systemd: &Systemd, told: &str) {
     let (_, steps) = told.split_once("Next, as root:\n").expect("it says so");
     succeed(systemd.command("sh").args(["-exc", steps]));
+}
+
+#[test]
+fn what_it_says_is_to_be_done_next_is_all_that_is() {
+    let Some(systemd) = Systemd::start(Path::new(PROGRAM)) else {
+        return;
+    };
+    let mut tbot = systemd.command("/usr/local/bin/tbot");
+    tbot.args([
+        "install", "systemd", "--write", "--name", "mux", "--user", "some",
+    ]);
+    tbot.args(["--group", "ones", "--diag-addr", "127.0.0.1:0"]);
+    // Which three programs read in three ways.
+    let destination = "/etc/it's %n \"$HOME\" ${HOME} \\x41;ü";
+    let told = succeed(tbot.args(["--destination", destination]));
+    do_next(&systemd, &told);
+    assert_eq!(systemd.property("mux", "ActiveState"), "active");
+    assert_eq!(systemd.property("mux", "UnitFileState"), "enabled");
+    let main = systemd.main_pid("mux").expect("it runs");
+    assert!(systemd.path(destination).join("v1.sock").exists());
+    let (code, body) = http::get(procfs::listeners(main)[0], "/readyz");
+    assert_eq!(code, 200, "{body}");
+    let stopped = systemd.systemctl(&["stop", "mux"]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    assert_eq!(systemd.property("mux", "Result"), "success");
 }
 
 #[test]
