@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use lexopt::Arg;
 
+use super::completions::SHELLS;
 use super::flags::{FLAGS, Flag, Kind, Scope};
 use super::{proxy_command, unsupported};
 use crate::config::{did_you_mean, foreign, quoted};
@@ -29,6 +30,8 @@ pub(super) enum Action {
     Start,
     Wait,
     Configure,
+    Completions,
+    Man,
     Version,
     ProxyCommand,
 }
@@ -104,6 +107,22 @@ pub(super) static COMMANDS: &[&Command] = &[
             Scope::SshMultiplexer,
         ],
         action: Action::Configure,
+    },
+    &Command {
+        words: &["completions"],
+        choices: SHELLS,
+        usage: "",
+        about: "Print the script by which a shell completes command lines of tbot.",
+        scopes: &[Scope::Any],
+        action: Action::Completions,
+    },
+    &Command {
+        words: &["man"],
+        choices: &[],
+        usage: "",
+        about: "Print the manual page, for man -l.",
+        scopes: &[Scope::Any],
+        action: Action::Man,
     },
     &VERSION,
     &Command {
