@@ -27,6 +27,7 @@ mod readme;
 mod relay;
 mod renewal;
 mod secrets;
+mod shells;
 mod signing_program;
 mod ssh;
 mod static_program;
