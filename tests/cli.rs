@@ -84,6 +84,21 @@ fn help_has_every_flag_with_its_default_and_variable() {
             "[default: none but the one that runs tbot]",
         ),
     ];
+    const INSTALL: [(&str, &str); 7] = [
+        ("    --name UNIT", "[default: tbot]"),
+        ("    --user USER", "[default: tbot]"),
+        ("    --group GROUP", "[default: that of the user]"),
+        (
+            "    --destination DIR",
+            "[default: /run/UNIT, or that of the configuration]",
+        ),
+        (
+            "    --systemd-directory PATH",
+            "[default: /etc/systemd/system]",
+        ),
+        ("    --write", "[default: false]"),
+        ("    --force", "[default: false]"),
+    ];
     let room = Room::new();
     let check = |args: &[&str], flags: &[&[(&str, &str)]]| {
         let run = room.tbot(args);
@@ -132,6 +147,10 @@ fn help_has_every_flag_with_its_default_and_variable() {
         &[&ROOT, &START, &CONFIGURE, &MULTIPLEXER],
     );
     check(&["wait", "--help"], &[&ROOT[2..3], &WAIT]);
+    check(
+        &["install", "systemd", "--help"],
+        &[&ROOT, &START, &INSTALL],
+    );
     for command in ["version", "man", "completions"] {
         check(&[command, "--help"], &[&ROOT[2..3]]);
     }
@@ -143,6 +162,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         "wait",
         "configure",
         "configure ssh-multiplexer",
+        "install",
         "completions",
         "man",
         "version",
@@ -203,7 +223,7 @@ fn a_closed_stderr_does_not_change_the_exit_code() {
 
 #[test]
 fn an_unknown_command_is_told_with_a_near_miss() {
-    const COMMANDS: &str = "(allowed: start, wait, configure, completions, man, version, ssh-multiplexer-proxy-command)";
+    const COMMANDS: &str = "(allowed: start, wait, configure, install, completions, man, version, ssh-multiplexer-proxy-command)";
     let room = Room::new();
     for (args, message) in [
         (vec![], "no command is given (tbot --help lists what there is)".to_owned()),
@@ -215,7 +235,9 @@ fn an_unknown_command_is_told_with_a_near_miss() {
         (vec!["start", "ssh-multiplexer", "x"], "unexpected argument \"x\"".into()),
         (vec!["version", "x"], "unexpected argument \"x\"".into()),
         (vec!["start", "database"], "\"database\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: identity, ssh-multiplexer)".into()),
-        (vec!["install"], "the command install is not in this version of tbot-rs".into()),
+        (vec!["install"], "tbot install needs one word more (allowed: systemd)".into()),
+        (vec!["install", "sytemd"], "unknown command \"sytemd\"; did you mean \"systemd\"? (allowed: systemd)".into()),
+        (vec!["migrate"], "the command migrate is not in this version of tbot-rs".into()),
         (vec!["wiat"], format!("unknown command \"wiat\"; did you mean \"wait\"? {COMMANDS}")),
         (vec!["configure", "ssh-multiplexr"], "unknown command \"ssh-multiplexr\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
         (vec!["init"], "the command init needs a Teleport cluster, which tbot-rs does without; leave it out".into()),

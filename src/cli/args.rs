@@ -110,8 +110,8 @@ pub(super) static COMMANDS: &[&Command] = &[
         action: Action::Configure,
     },
     &Command {
-        words: &["install", "systemd"],
-        choices: &[],
+        words: &["install"],
+        choices: &["systemd"],
         usage: "[-c PATH] [--write] [FLAGS]",
         about: "Print or write a systemd unit that runs a configuration file or, without one, a multiplexer.",
         scopes: &[Scope::Any, Scope::Config, Scope::Install, Scope::Start],

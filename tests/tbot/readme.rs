@@ -160,7 +160,10 @@ fn it_names_every_flag_and_no_other() {
         let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
         succeed(tbot.args(words).arg("--help"))
     };
-    let help = help(&[]) + &help(&["configure", "ssh-multiplexer"]) + &help(&["wait"]);
+    let help = help(&[])
+        + &help(&["configure", "ssh-multiplexer"])
+        + &help(&["wait"])
+        + &help(&["install", "systemd"]);
     let flags: BTreeSet<&str> = words(&help, "--", is_of_a_flag).collect();
     let (_, section) = README
         .split_once("\n## Command line\n")
@@ -180,6 +183,8 @@ fn it_shows_defaults_and_variables_as_the_help_does() {
     let mut help = succeed(tbot.args(["configure", "ssh-multiplexer", "--help"]));
     let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
     help += &succeed(tbot.args(["wait", "--help"]));
+    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    help += &succeed(tbot.args(["install", "systemd", "--help"]));
     let mut row = String::new();
     for line in help.lines().filter(|line| line.starts_with("  ")) {
         if let Some(flag) = words(line, "--", is_of_a_flag).next() {

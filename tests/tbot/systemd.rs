@@ -13,6 +13,7 @@ use crate::common::http;
 use crate::common::keys::{Keys, signed_by};
 use crate::common::process::{Process, run, succeed};
 use crate::common::procfs;
+use crate::common::readme::README;
 use crate::common::systemd::Systemd;
 use crate::common::wait::until;
 
@@ -116,7 +117,7 @@ fn systemd_understands_every_unit_that_it_writes_and_finds_it_safe() {
             .find(|line| line.starts_with("ExecStart="))
             .expect("a line");
         assert!(
-            !start.contains("=false") == !words.contains(&"--debug=false"),
+            start.contains("=false") == words.contains(&"--debug=false"),
             "{start}"
         );
         let in_tmp = words.contains(&&*odd) || words.contains(&&*pid);
@@ -139,7 +140,15 @@ fn another_unit_is_replaced_only_by_force_and_a_link_never() {
     assert!(error.ends_with(expected), "{error}");
     assert_eq!(fs::read_to_string(&path).expect("it is there"), "precious");
     let written = write(&["--force"]);
-    assert!(written.stdout.contains("tbot.service is written. Next, "));
+    let (_, told) = written
+        .stdout
+        .split_once("/tbot.service is written. ")
+        .expect("it was");
+    let told: String = told.lines().map(|line| format!("{line}\n    ")).collect();
+    assert!(
+        README.contains(&format!("/tbot.service is written. {told}#")),
+        "{told}"
+    );
     let unit = fs::read_to_string(&path).expect("it is there");
     assert_eq!(unit, succeed(&mut install(&[])));
     let same = write(&[]);
