@@ -45,6 +45,9 @@ fn next(command: &str) -> BTreeSet<String> {
     if command == "completions" {
         return ["bash", "zsh", "fish"].map(str::to_owned).into();
     }
+    if command == "install" {
+        return ["systemd".to_owned()].into();
+    }
     let below = commands();
     let below = below.iter().filter_map(|other| match command {
         "" => Some(other.as_str()),
