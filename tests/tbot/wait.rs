@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::common::black_hole::BlackHole;
 use crate::common::has_ipv6;
 use crate::common::keys::Keys;
@@ -229,12 +231,12 @@ fn who_does_not_answer_in_time_does_not_hold_it_up() {
 }
 
 #[test]
-fn a_request_takes_5_seconds_at_most_where_nobody_set_a_time() {
+fn a_look_takes_5_seconds_at_most_where_nobody_set_a_time() {
     let asked = AtomicUsize::new(0);
     let server = Server::start(move |mut stream| {
         read_head(&mut stream);
         match asked.fetch_add(1, Ordering::SeqCst) {
-            0 => drop(stream.read_to_end(&mut Vec::new())),
+            0 | 1 => drop(stream.read_to_end(&mut Vec::new())),
             _ => drop(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")),
         }
     });
@@ -243,6 +245,30 @@ fn a_request_takes_5_seconds_at_most_where_nobody_set_a_time() {
     assert!(begun.elapsed() >= Duration::from_millis(4990), "{end:?}");
     let said = format!("tbot wait: {} did not answer in time\n", server.address);
     assert_eq!((end.status.code(), end.stderr), (Some(0), said));
+}
+
+#[test]
+fn a_service_that_has_not_reported_is_named() {
+    let room = tempfile::tempdir().expect("a directory");
+    let yaml = format!(
+        "version: v2\ndiag_addr: 127.0.0.1:0\nonboarding: {{ join_method: command, command: [sleep, \"600\"] }}\n\
+         services:\n  - type: ssh-multiplexer\n    name: mux\n    destination: {{ type: directory, path: {} }}\n",
+        room.path().join("mux").display()
+    );
+    let file = room.path().join("tbot.yaml");
+    std::fs::write(&file, yaml).expect("the directory is ours");
+    let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    start.args(["start", "-c"]).arg(file).env_clear();
+    start.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let tbot = Process::spawn(&mut start);
+    let line = tbot.stderr.line("diagnostics are served at ");
+    let (_, url) = line.split_once(" at ").expect("it was found by it");
+    let end = wait(url, &["--timeout", "2s", "--service", "identity"]);
+    failed(&end, "2s", "identity is initializing");
+    let end = wait(url, &["--timeout", "2s"]);
+    assert!(end.stderr.contains("identity is initializing"), "{end:?}");
+    tbot.signal(Signal::TERM);
+    assert!(tbot.finish().status.success());
 }
 
 #[test]
