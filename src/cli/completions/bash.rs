@@ -1,18 +1,11 @@
 //! For bash, without the package bash-completion.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Place, Value, pattern, places};
 use crate::cli::flags::FLAGS;
 
 pub(super) fn script() -> String {
-    let mut choices = BTreeMap::new();
-    for flag in FLAGS {
-        if let Some(Value::OneOf(words)) = Value::of(flag) {
-            choices.insert(flag.long, words.replace('|', " "));
-        }
-    }
     let mut script = format!(
         "# Completions of tbot for bash: source <(tbot completions bash)
 _tbot() {{
@@ -28,11 +21,15 @@ _tbot() {{
         files = pattern("|", |value| matches!(value, Value::File)),
         directories = pattern("|", |value| matches!(value, Value::Directory)),
     );
-    for (flag, words) in choices {
-        let _ = writeln!(
-            script,
-            "        {flag}) COMPREPLY=($(compgen -W '{words}' -- \"$cur\")); return ;;"
-        );
+    for flag in FLAGS {
+        if let Some(Value::OneOf(words)) = Value::of(flag) {
+            let _ = writeln!(
+                script,
+                "        {}) COMPREPLY=($(compgen -W '{}' -- \"$cur\")); return ;;",
+                flag.long,
+                words.replace('|', " ")
+            );
+        }
     }
     let _ = write!(
         script,

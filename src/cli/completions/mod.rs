@@ -7,8 +7,6 @@ mod bash;
 mod fish;
 mod zsh;
 
-use std::collections::BTreeSet;
-
 use super::args::{COMMANDS, Command, ROOT};
 use super::flags::{FLAGS, Flag, Kind};
 use super::help::{HELP, VERSION};
@@ -38,15 +36,16 @@ struct Place {
 
 fn places() -> Vec<Place> {
     let commands = [&ROOT].into_iter().chain(COMMANDS.iter().copied());
-    let mut words: Vec<&[&str]> = commands.clone().map(|command| command.words).collect();
-    // Such as `install` of `install systemd`.
-    words.extend(
-        COMMANDS
-            .iter()
-            .map(|command| &command.words[..command.words.len() - 1]),
-    );
-    let mut seen = BTreeSet::new();
-    words.retain(|words| seen.insert(*words));
+    let mut words: Vec<&[&str]> = Vec::new();
+    for command in commands.clone() {
+        // Such as `install` of `install systemd`, too.
+        for end in [command.words.len().saturating_sub(1), command.words.len()] {
+            let begin = &command.words[..end];
+            if !words.contains(&begin) {
+                words.push(begin);
+            }
+        }
+    }
     words
         .into_iter()
         .map(|words| {
