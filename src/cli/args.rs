@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use lexopt::Arg;
 
+use super::completions::SHELLS;
 use super::flags::{FLAGS, Flag, Kind, Scope};
 use super::{proxy_command, unsupported};
 use crate::config::{did_you_mean, foreign, quoted};
@@ -30,6 +31,8 @@ pub(super) enum Action {
     Wait,
     Configure,
     Install,
+    Completions,
+    Man,
     Version,
     ProxyCommand,
 }
@@ -107,12 +110,28 @@ pub(super) static COMMANDS: &[&Command] = &[
         action: Action::Configure,
     },
     &Command {
-        words: &["install", "systemd"],
-        choices: &[],
+        words: &["install"],
+        choices: &["systemd"],
         usage: "[-c PATH] [--write] [FLAGS]",
         about: "Print or write a systemd unit that runs a configuration file or, without one, a multiplexer.",
         scopes: &[Scope::Any, Scope::Config, Scope::Install, Scope::Start],
         action: Action::Install,
+    },
+    &Command {
+        words: &["completions"],
+        choices: SHELLS,
+        usage: "",
+        about: "Print the script by which a shell completes command lines of tbot.",
+        scopes: &[Scope::Any],
+        action: Action::Completions,
+    },
+    &Command {
+        words: &["man"],
+        choices: &[],
+        usage: "",
+        about: "Print the manual page, for man -l.",
+        scopes: &[Scope::Any],
+        action: Action::Man,
     },
     &VERSION,
     &Command {

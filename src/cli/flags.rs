@@ -138,7 +138,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag {
         long: NAME,
         short: None,
-        kind: Kind::Text("NAME"),
+        kind: Kind::Text("UNIT"),
         env: None,
         default: "tbot",
         help: "Name of the unit, without .service",
@@ -148,7 +148,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag {
         long: USER,
         short: None,
-        kind: Kind::Text("NAME"),
+        kind: Kind::Text("USER"),
         env: None,
         default: "tbot",
         help: "User who runs it, who need not exist yet",
@@ -158,7 +158,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag {
         long: GROUP,
         short: None,
-        kind: Kind::Text("NAME"),
+        kind: Kind::Text("GROUP"),
         env: None,
         default: "that of the user",
         help: "Group that it runs as",
@@ -168,9 +168,9 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag {
         long: DESTINATION,
         short: None,
-        kind: Kind::Directory("PATH"),
+        kind: Kind::Directory("DIR"),
         env: None,
-        default: "/run/NAME, or that of the configuration",
+        default: "/run/UNIT, or that of the configuration",
         help: "Directory for the sockets and ssh_config of a multiplexer: a path or file:///path",
         scope: Scope::Install,
         target: Target::Command,

@@ -32,9 +32,12 @@ pub(super) fn text(command: &Command) -> String {
             add(&mut text, &form(flag), &about(flag));
         }
     }
-    add(&mut text, "-h, --help", "Print the help of a command.");
-    if command.words.is_empty() {
-        add(&mut text, "-V, --version", "The same as tbot version.");
+    let root = command.words.is_empty();
+    for (short, long, about) in [Some(HELP), Some(VERSION).filter(|_| root)]
+        .into_iter()
+        .flatten()
+    {
+        add(&mut text, &format!("{short}, {long}"), &format!("{about}."));
     }
     if command.has(Scope::Start) {
         text +=
@@ -46,15 +49,19 @@ pub(super) fn text(command: &Command) -> String {
     text
 }
 
+/// The flags that are in no table, as they set nothing: short, long and what they do.
+pub(super) const HELP: (&str, &str, &str) = ("-h", "--help", "Print the help of a command");
+pub(super) const VERSION: (&str, &str, &str) = ("-V", "--version", "The same as tbot version");
+
 /// The groups that flags are shown in, and whose they are; the others' come last.
-pub(super) const SECTIONS: &[(&str, Option<Scope>)] = &[
+const SECTIONS: &[(&str, Option<Scope>)] = &[
     ("Flags of the SSH multiplexer", Some(Scope::SshMultiplexer)),
     ("Flags of a run", Some(Scope::Start)),
     ("Flags", None),
 ];
 
 /// The group of a flag.
-pub(super) fn section(flag: &Flag) -> Option<Scope> {
+fn section(flag: &Flag) -> Option<Scope> {
     Some(flag.scope).filter(|scope| SECTIONS.iter().any(|(_, of)| *of == Some(*scope)))
 }
 
@@ -69,7 +76,7 @@ pub(super) fn usage(command: &Command) -> String {
 }
 
 /// `-c, --config PATH`.
-fn form(flag: &Flag) -> String {
+pub(super) fn form(flag: &Flag) -> String {
     let short = match flag.short {
         Some(letter) => format!("-{letter}, "),
         None => "    ".into(),
@@ -79,7 +86,7 @@ fn form(flag: &Flag) -> String {
     format!("{short}{}{value}", flag.long)
 }
 
-fn about(flag: &Flag) -> String {
+pub(super) fn about(flag: &Flag) -> String {
     let env = flag.env.map(|env| format!(" [env: {env}]"));
     format!(
         "{}. [default: {}]{}",

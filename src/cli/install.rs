@@ -109,11 +109,11 @@ fn arguments(given: &[&Given], name: &str) -> Result<Vec<String>, Error> {
             }
             _ => value.to_owned(),
         };
-        words.push(given.flag.long.to_owned());
+        let flag = given.flag.long.to_owned();
         match given.flag.kind {
-            Kind::Switch if start::switch(given)? => {}
-            Kind::Switch => drop(words.pop()),
-            _ => words.push(value),
+            Kind::Switch if start::switch(given)? => words.push(flag),
+            Kind::Switch => words.push(flag + "=false"),
+            _ => words.extend([flag, value]),
         }
     }
     if file.is_none() && destination.is_none() {

@@ -7,11 +7,13 @@ use std::ffi::OsString;
 use std::fmt;
 
 mod args;
+mod completions;
 mod configure;
 mod flags;
 mod help;
 mod http;
 mod install;
+mod man;
 mod output;
 mod proxy_command;
 mod start;
@@ -37,9 +39,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     }
     let Invocation {
         command,
+        choice,
         help,
         given,
-        ..
     } = args::parse(args)?;
     if help {
         return Ok(output::print(&help::text(command))?);
@@ -66,6 +68,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             env!("TBOT_TARGET"),
             "\n",
         ))?),
+        Action::Completions => {
+            let shell = choice.unwrap_or_default();
+            Ok(output::print(&completions::script(shell))?)
+        }
+        Action::Man => Ok(output::print(&man::page())?),
         Action::Configure => {
             configure::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
         }

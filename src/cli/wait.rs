@@ -11,7 +11,7 @@ use super::http::{Answer, Server};
 use super::start::{Env, from_env, utf8};
 use crate::config::{Error, duration_from_flag, show_duration};
 
-/// For one request: `/wait` answers once every service has reported, which may be never.
+/// For one look: `/wait` answers once every service has reported, which may be never.
 const REQUEST: Duration = Duration::from_secs(5);
 
 /// Between requests; each is twice the one before.
@@ -45,10 +45,10 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
     };
     let mut server = Server::parse(address.origin, utf8(address)?)?;
     let service = of(SERVICE).map(utf8).transpose()?;
-    let path = match service {
-        None => "/wait".to_owned(),
+    let of_service = match service {
+        None => String::new(),
         Some("") => return Err(Error::new(format!("{SERVICE}: the name is empty"))),
-        Some(service) => format!("/wait/{}", utf8_percent_encode(service, PLAIN)),
+        Some(service) => format!("/{}", utf8_percent_encode(service, PLAIN)),
     };
     let timeout = of(TIMEOUT)
         .map(|given| match duration_from_flag(TIMEOUT, utf8(given)?)? {
@@ -62,14 +62,17 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let (mut pause, mut last) = (FIRST_PAUSE, String::new());
     loop {
-        let begun = Instant::now();
-        let request = begun + REQUEST;
-        let limit = deadline.map_or(request, |deadline| deadline.min(request));
-        let seen = match server.get(&path, limit) {
+        let time = deadline.map_or(REQUEST, |deadline| left(deadline).min(REQUEST));
+        // `/wait` is silent for as long as a service has not reported: `/readyz` tells which.
+        let mut answer = server.get(&format!("/wait{of_service}"), Instant::now() + time * 3 / 4);
+        if matches!(&answer, Err(none) if none.late) {
+            answer = server.get(&format!("/readyz{of_service}"), Instant::now() + time / 4);
+        }
+        let seen = match answer {
             Ok(Answer { status: 200, .. }) => return Ok(()),
             Ok(answer) => Some(describe(&answer, &server.name(), service)),
             // A request that got no more than the rest of the time says less than the one before it.
-            Err(none) if none.late && limit < request && !last.is_empty() => None,
+            Err(none) if none.late && time < REQUEST && !last.is_empty() => None,
             Err(none) => Some(none.why),
         };
         if let Some(seen) = seen
@@ -82,7 +85,7 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
             last = seen;
         }
         if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = left(deadline);
             if left < TOO_LATE {
                 let timeout = show_duration(timeout.unwrap_or_default());
                 return Err(Error::new(format!("not ready within {timeout}: {last}")));
@@ -93,6 +96,10 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 /// What an answer other than 200 says, in words for a terminal; `service` is the one it is about.

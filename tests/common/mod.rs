@@ -19,6 +19,7 @@ pub mod procfs;
 pub mod readme;
 pub mod server;
 pub mod sshd;
+pub mod systemd;
 pub mod tbot;
 pub mod v1;
 pub mod wait;
