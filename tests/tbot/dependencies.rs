@@ -1,5 +1,6 @@
 //! What the program stands on: every crate for a reason, from one registry, and no async runtime.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
@@ -67,7 +68,12 @@ fn the_readme_gives_the_reason_for_each() {
                 .filter(|line| line.contains(&format!("\"dep:{name}\"")))
                 .filter_map(|line| line.split(" = ").next())
                 .collect();
-            used.insert(name, if tests { ["tests only"].into() } else { by });
+            match used.entry(name) {
+                Entry::Occupied(mut known) => _ = known.get_mut().insert("tests"),
+                Entry::Vacant(new) => {
+                    _ = new.insert(if tests { ["tests only"].into() } else { by })
+                }
+            }
         }
     }
     let mut explained = BTreeMap::new();
