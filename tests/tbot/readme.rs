@@ -283,7 +283,10 @@ fn its_other_examples_of_embedding_are_parts_of_programs_that_run() {
     assert!(links.len() >= 3, "{links:?}");
     let programs = links.iter().map(|link| {
         let path = format!("{}/{link}", env!("CARGO_MANIFEST_DIR"));
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+        let program = fs::read_to_string(&path);
+        let program = program.unwrap_or_else(|error| panic!("{path}: {error}"));
+        // The README shows it without the indentation of `main`.
+        program.replace("\n    ", "\n")
     });
     let programs: Vec<String> = programs.collect();
     let blocks = section.split("```rust\n").skip(1);
