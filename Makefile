@@ -28,7 +28,7 @@ export RUST_TEST_THREADS ?= 6
 # with the default ones only.
 FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
-.PHONY: help build run static reproducible dist test soak fuzz bench lint tools clean
+.PHONY: help build run static reproducible dist test soak fuzz bench lint api tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -90,6 +90,10 @@ lint: ## format, clippy, documentation and dependencies, warnings as errors
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --no-default-features --features "$$features"; \
 	done
 	@.ci/deny
+
+api: ## record the public API of the library, after a change that is meant: tests/api.txt
+	TBOT_RECORD=1 $(CARGO) test --locked --quiet --test tbot api::it_is_as_recorded
+	@git --no-pager diff --stat tests/api.txt 2>/dev/null || true
 
 tools: ## install what the tests need beside a Rust toolchain
 	@.ci/tools

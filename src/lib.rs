@@ -6,8 +6,8 @@
 //! how they are, [`metrics`] has what can be counted, and [`task`] repeats work and reports on it. With the
 //! feature `multiplexer` there is `multiplexer`, too.
 //!
-//! [`prometheus`] and [`tiny_http`] are here in the versions whose types this crate's functions take and
-//! return. Times are `std::time`'s, sizes are bytes. No public function panics, whatever it is given.
+//! [`prometheus`], [`tiny_http`] and, with `identity`, `ssh_key` are here in the versions whose types this
+//! crate's functions take and return. Times are `std::time`'s, sizes are bytes. No public function panics, whatever it is given.
 //!
 //! | Cargo feature | What it adds |
 //! |---|---|
@@ -22,6 +22,13 @@
 //! `cli`, `lines`, `multiplexer` and `pprof` are on by default. What the library logs goes to `tracing`.
 //!
 //! What is not in this documentation is no part of the public API, such as the modules of `cli`.
+
+// Here and not for the whole package: tests are no library.
+#![warn(
+    missing_debug_implementations,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc
+)]
 
 #[cfg(feature = "cli")]
 mod bot;
@@ -54,4 +61,6 @@ mod sys;
 pub mod task;
 
 pub use prometheus;
+#[cfg(feature = "identity")]
+pub use ssh_key;
 pub use tiny_http;

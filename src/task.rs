@@ -36,7 +36,12 @@ struct Turns {
 
 impl Task {
     /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its
-    /// error is a sentence, which `reporter` shows until an attempt succeeds.
+    /// error is a sentence, which `reporter` shows until an attempt succeeds. An iteration has five attempts, with
+    /// pauses of about 1, 2, 4 and 8 s.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
     pub fn start(
         name: &str,
         interval: impl Fn() -> Duration + Send + 'static,

@@ -119,8 +119,11 @@ impl<'a> Request<'a> {
         headers.filter(move |header| header.name.eq_ignore_ascii_case(name))
     }
 
-    /// The value of the first query parameter of that name, `None` if there is none. A value that
-    /// is no `T` gives the answer to send: a 400 that names the parameter.
+    /// The value of the first query parameter of that name, `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// For a value that is no `T`: the answer to send, a 400 that names the parameter.
     pub fn parameter<T: FromStr<Err: Display>>(
         &self,
         name: &str,

@@ -64,7 +64,12 @@ struct Open {
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
-    /// Serves `identity` to the users `allowed_uids` who connect to `socket`, which listens.
+    /// Serves `identity` to the users `allowed_uids` (by number) who connect to `socket`, a Unix socket which
+    /// listens; its file remains when the agent ends.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
     pub fn start(socket: Arc<S>, identity: Identity, allowed_uids: Vec<u32>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             identity,
@@ -89,12 +94,14 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
     /// Where it listens.
-    pub fn socket(&self) -> &S {
+    #[cfg(feature = "multiplexer")]
+    pub(crate) fn socket(&self) -> &S {
         &self.socket
     }
 
     /// The same agent at another socket. Clients of this one go on until it is dropped.
-    pub fn again(&self, socket: Arc<S>) -> io::Result<Self> {
+    #[cfg(feature = "multiplexer")]
+    pub(crate) fn again(&self, socket: Arc<S>) -> io::Result<Self> {
         let shared = &self.shared;
         Self::start(socket, shared.identity.clone(), shared.allowed_uids.clone())
     }

@@ -27,7 +27,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read, the
+//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its `request` is read, the
 //! cluster and the target in it are chosen (`routes`, `templates`), that is looked up and dialled
 //! (`upstream`), and the two sockets go to the `relay`. The files that tell an ssh client of it are
 //! `artifacts` in a `destination`.

@@ -164,3 +164,66 @@ impl Default for Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: Option<&str>) -> Cluster {
+        Cluster {
+            name: name.map(str::to_owned),
+            ..Cluster::default()
+        }
+    }
+
+    fn problem(clusters: Vec<Cluster>) -> Option<String> {
+        let mut options = Options::new("/x", Vec::new());
+        options.clusters = clusters;
+        Some(options.checked().err()?.to_string())
+    }
+
+    #[test]
+    fn clusters_that_cannot_be_told_apart_are_refused() {
+        assert_eq!(problem(vec![named(None)]), None);
+        assert_eq!(problem(vec![named(Some("a")), named(Some("b"))]), None);
+        let twice = problem(vec![named(Some("a")), named(Some("a"))]);
+        assert_eq!(twice.as_deref(), Some("two clusters have the name \"a\""));
+        let without = problem(vec![named(Some("a")), named(None)]);
+        assert!(without.is_some_and(|problem| problem.contains("has no name")));
+        let mut by_bastion = named(None);
+        by_bastion.bastion = Some(Bastion::new("Bastion"));
+        assert_eq!(
+            problem(vec![named(Some("bastion")), by_bastion]).as_deref(),
+            Some("two clusters have the name \"bastion\"")
+        );
+    }
+
+    #[test]
+    fn no_word_ends_its_line_in_a_file_for_ssh() {
+        let mut cluster = named(None);
+        cluster.known_hosts = vec!["a ssh-ed25519 AAAA\nProxyCommand evil".into()];
+        assert!(problem(vec![cluster]).is_some());
+        let mut cluster = named(None);
+        let mut bastion = Bastion::new("b");
+        bastion.ssh_options = vec!["User=x\0".into()];
+        cluster.bastion = Some(bastion);
+        assert!(problem(vec![cluster]).is_some());
+    }
+
+    #[test]
+    fn times_and_numbers_are_ones_that_can_be_reckoned_with() {
+        let mut options = Options::new("/x", Vec::new());
+        options.request_timeout = Duration::MAX;
+        let mut cluster = named(None);
+        cluster.connect_timeout = Duration::MAX;
+        let mut bastion = Bastion::new("b");
+        bastion.max_streams = 0;
+        cluster.bastion = Some(bastion);
+        options.clusters = vec![cluster];
+        let checked = options.checked().expect("they go together");
+        let cluster = &checked.clusters[0];
+        let times = [checked.request_timeout, cluster.connect_timeout];
+        assert_eq!(times, [Duration::from_secs(24 * 60 * 60); 2]);
+        assert_eq!(cluster.bastion.as_ref().map(|one| one.max_streams), Some(1));
+    }
+}

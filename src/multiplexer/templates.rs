@@ -37,7 +37,11 @@ pub(crate) struct Rewritten {
 
 impl Template {
     /// Finds `expression` in `host:port`, and puts each of the others in place of what it is named for, with
-    /// `$1` and `${name}` filled in. The error is a part of a sentence.
+    /// `$1` and `${name}` filled in.
+    ///
+    /// # Errors
+    ///
+    /// Why the expression is none, or too large: a part of a sentence.
     pub fn new(
         expression: &str,
         host: Option<String>,

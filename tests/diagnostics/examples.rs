@@ -121,7 +121,30 @@ fn a_server_of_tiny_http_has_its_own_pages_and_the_diagnostics() {
     let metrics = server.get("/metrics").1;
     assert!(metrics.contains("\ngreetings_total 1\n"), "{metrics}");
     assert_eq!(server.get("/none").0, 404);
+    assert_eq!(server.get("/debug/pprof/profile").0, 404, "it is off");
     server.stop(Signal::INT);
+}
+
+#[cfg(feature = "pprof")]
+#[test]
+fn such_a_server_serves_profiles_beside_its_pages() {
+    let server = Example::start("inside_tiny_http", &[Path::new("--debug")]);
+    let path = "/debug/pprof/profile?seconds=60";
+    let profile = http::begin(server.address, &http::request(server.address, path, ""));
+    let threads = until("the profile is being taken", || {
+        let (_, threads) = server.get("/debug/pprof/threads");
+        threads.contains("cpu_profile").then_some(threads)
+    });
+    assert!(threads.contains("inside_tiny_http::main"), "{threads}");
+    let short = http::fetch(server.address, "/debug/pprof/profile?seconds=1");
+    assert_eq!(
+        (short.status, short.text().contains("already in use")),
+        (500, true)
+    );
+    assert_eq!(server.get("/hello").0, 200);
+    // It ends with the server, long before its time.
+    server.stop(Signal::TERM);
+    drop(profile);
 }
 
 #[cfg(feature = "multiplexer")]

@@ -16,10 +16,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let services = readyz::Registry::new();
     let greeter = services.register("greeter");
-    let routes = Diagnostics::builder()
-        .readyz(services)
-        .default_metrics()
-        .routes();
+    let builder = Diagnostics::builder().readyz(services).default_metrics();
+    #[cfg(feature = "pprof")]
+    let builder = builder.profiling(std::env::args().any(|argument| argument == "--debug"));
+    let routes = builder.routes();
     let greetings = register_int_counter!("greetings_total", "Greetings.")?;
 
     let server = Arc::new(Server::http("127.0.0.1:0")?);
@@ -39,23 +39,30 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
                 greetings.inc();
                 answer(request, Response::from_string("hello\n").boxed());
             }
-            // The one path that waits does so on a thread of its own; the others are answered at once.
-            "/wait" => {
+            // These wait, on at most 16 threads of their own, each of which holds `stopping`.
+            url if is_long(url) && Arc::strong_count(&stopping) < 2 + 16 => {
                 let (routes, stopping) = (routes.clone(), stopping.clone());
-                thread::spawn(move || {
+                let wait = move || {
                     let goes_on = || !stopping.load(Ordering::Relaxed);
                     let response = routes.respond_while(request.method(), request.url(), goes_on);
                     answer(request, response);
-                });
+                };
+                if let Err(error) = thread::Builder::new().spawn(wait) {
+                    eprintln!("cannot start a thread: {error}");
+                }
             }
-            _ => {
-                let response = routes.respond(request.method(), request.url());
+            url => {
+                let response = routes.respond(request.method(), url);
                 answer(request, response);
             }
         }
     }
     println!("stopped");
     Ok(())
+}
+
+fn is_long(url: &str) -> bool {
+    url.starts_with("/wait") || url.starts_with("/debug/pprof/")
 }
 
 fn answer(request: Request, response: tbot::tiny_http::ResponseBox) {

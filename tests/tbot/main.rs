@@ -7,6 +7,7 @@ mod common;
 
 mod agent;
 mod agent_limits;
+mod api;
 mod artifacts;
 mod clock;
 mod configure;
