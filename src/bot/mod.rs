@@ -105,6 +105,13 @@ impl Metrics {
 /// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// The headings of the page at `/`, with the metrics below each.
+const PAGE: [(&str, &str); 3] = [
+    ("SSH multiplexer", "tbot_ssh_multiplexer_"),
+    ("Certificates", "tbot_identity_"),
+    ("Connections to bastions", "tbot_ssh_bastion_"),
+];
+
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
@@ -171,9 +178,10 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .as_ref()
         .map(|address| {
             let builder = Diagnostics::builder()
-                .readyz(statuses)
+                .readyz(statuses.clone())
                 .metrics(registry)
-                .service_metrics(metrics.diagnostics.clone());
+                .service_metrics(metrics.diagnostics.clone())
+                .front_page("tbot", PAGE);
             #[cfg(feature = "pprof")]
             let builder = match profiling {
                 true => builder.profiling(),
@@ -223,7 +231,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         }
     }
 
-    serve(&events, &mut services, &mut renewals, &metrics);
+    serve(&events, &mut services, &mut renewals, &metrics, &statuses);
     stop(
         &events,
         events_sender,
@@ -284,6 +292,7 @@ fn serve(
     services: &mut [Service],
     renewals: &mut [Renewal],
     metrics: &Metrics,
+    statuses: &readyz::Registry,
 ) {
     loop {
         match events.recv_timeout(LOOK) {
@@ -301,6 +310,8 @@ fn serve(
                 metrics.renew();
                 renewals.iter_mut().for_each(Renewal::look);
                 services.iter_mut().for_each(Service::look);
+                // Nobody else may be looking, and then nobody knows since when.
+                statuses.overall();
             }
         }
     }

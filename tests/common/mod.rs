@@ -7,6 +7,8 @@
 pub mod agent;
 pub mod black_hole;
 pub mod built;
+#[cfg(feature = "pprof")]
+pub mod chromium;
 pub mod http;
 pub mod keys;
 pub mod network;

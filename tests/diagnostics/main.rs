@@ -6,6 +6,7 @@ mod abuse;
 mod client;
 mod compression;
 mod endpoints;
+mod front_page;
 mod lifetime;
 mod long;
 mod metered;

@@ -11,6 +11,7 @@ mod artifacts;
 mod clock;
 mod curl;
 mod dependencies;
+mod front_page;
 mod full_disk;
 mod identity;
 mod identity_files;
