@@ -10,6 +10,7 @@ mod agent_limits;
 mod artifacts;
 mod clock;
 mod curl;
+mod dashboard;
 mod dependencies;
 mod front_page;
 mod full_disk;
