@@ -8,7 +8,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// Of the style, by its hash: what else may come to stand in a page, as by a mistake with a name that a peer chose,
 /// is no style, no script and leads nowhere. The icon is in the page, too.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-ARj7doNOViTEc6EbSVjWmj7YKxyCdMsrHeE//siBx64='; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-nN+rN8E1sRdrBDoBN7FYj+3Z05hLxCRY7qHHQZwJX8A='; \
      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A page with a title in plain text, and HTML for its head and body.

@@ -30,7 +30,7 @@ pub struct Chromium {
     _directory: TempDir,
 }
 
-/// A rectangle of a page with text in it, in pixels of CSS.
+/// A rectangle of a page with a word in it, or with a part of one that was broken, in pixels of CSS.
 #[derive(Debug)]
 pub struct Text {
     pub text: String,
@@ -182,19 +182,21 @@ impl Chromium {
         answer["result"]["value"].clone()
     }
 
-    /// All texts of the page, a piece for each line on the screen.
+    /// All words of the page, a piece for each line that they are on.
     pub fn texts(&mut self) -> Vec<Text> {
         let found = self.value(
             "(() => {
                 const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
                 for (let text; text = texts.nextNode();) {
-                    if (!text.data.trim()) continue;
-                    const range = document.createRange();
-                    range.selectNodeContents(text);
                     const size = parseFloat(getComputedStyle(text.parentElement).fontSize);
-                    for (const at of range.getClientRects())
-                        if (at.width > 1) found.push([text.data.trim(), size, at.left + scrollX,
-                            at.top + scrollY, at.right + scrollX, at.bottom + scrollY]);
+                    for (const word of text.data.matchAll(/[^\\s]+/g)) {
+                        const range = document.createRange();
+                        range.setStart(text, word.index);
+                        range.setEnd(text, word.index + word[0].length);
+                        for (const at of range.getClientRects())
+                            if (at.width > 1) found.push([word[0], size, at.left + scrollX,
+                                at.top + scrollY, at.right + scrollX, at.bottom + scrollY]);
+                    }
                 }
                 return found;
             })()",

@@ -56,7 +56,7 @@ fn assert_readable(chromium: &mut Chromium, url: &str, width: u32, dark: bool) -
 /// What is said by the page, without what is between the words.
 fn said(texts: &[Text]) -> String {
     let mut words: Vec<&str> = texts.iter().map(|text| &*text.text).collect();
-    // A text of several lines is there once for each.
+    // A word that was broken is there once for each part.
     words.dedup();
     words.join(" ")
 }
@@ -190,6 +190,24 @@ fn a_person_sees_how_tbot_is_on_any_screen() {
             (chromium.console().len() > before).then_some(())
         });
     }
+    chromium.close();
+}
+
+#[test]
+fn the_page_of_profiles_is_as_good() {
+    if !chromium::is_there() {
+        return not_tested("the page of profiles in a browser", "there is no chromium");
+    }
+    let tbot = Tbot::with(&["-d"]);
+    let mut chromium = Chromium::start();
+    for dark in [false, true] {
+        let texts = assert_readable(&mut chromium, &tbot.url("/debug/pprof/"), 360, dark);
+        assert_says(
+            &texts,
+            &["Profiles This process has ", "go tool pprof -http=:"],
+        );
+    }
+    assert_quiet(&mut chromium, &tbot.url("/"));
     chromium.close();
 }
 
