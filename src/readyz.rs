@@ -37,6 +37,13 @@ pub struct Service {
     /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
     #[serde(serialize_with = "show")]
     pub updated_at: Option<SystemTime>,
+    /// Since when it has this status. What else has to hold is looked at only when the status is read,
+    /// so a change of that counts from the first reader who saw it.
+    #[serde(skip)]
+    pub since: Option<SystemTime>,
+    /// The status that `since` is about: the one reported, or the one a reader saw instead.
+    #[serde(skip)]
+    shown: Status,
     #[serde(skip)]
     checks: Checks,
 }
@@ -124,6 +131,7 @@ impl std::fmt::Debug for Service {
             .field("status", &self.status)
             .field("reason", &self.reason)
             .field("updated_at", &self.updated_at)
+            .field("since", &self.since)
             .finish_non_exhaustive()
     }
 }
@@ -167,7 +175,11 @@ impl Registry {
     /// Adds a service, `initializing` until it reports. A name registered before starts anew.
     pub fn register(&self, name: impl Into<Arc<str>>) -> Reporter {
         let name = name.into();
-        self.shared.lock().insert(name.clone(), Service::default());
+        let service = Service {
+            since: Some(SystemTime::now()),
+            ..Service::default()
+        };
+        self.shared.lock().insert(name.clone(), service);
         Reporter {
             shared: self.shared.clone(),
             name,
@@ -181,7 +193,7 @@ impl Registry {
         let services: BTreeMap<String, Service> = reported
             .into_iter()
             // Without the lock: who reports does not wait for a check.
-            .map(|(name, service)| (name.to_string(), service.checked()))
+            .map(|(name, service)| (name.to_string(), self.shared.checked(&name, service)))
             .collect();
         let healthy = services
             .values()
@@ -199,7 +211,7 @@ impl Registry {
     /// One service now, `None` if no service has that name.
     pub fn service(&self, name: &str) -> Option<Service> {
         let service = self.shared.lock().get(name).cloned();
-        service.map(Service::checked)
+        Some(self.shared.checked(name, service?))
     }
 
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
@@ -264,21 +276,50 @@ impl Reporter {
     }
 
     fn report(&self, status: Status, reason: String) {
+        let now = Some(SystemTime::now());
+        let mut services = self.shared.lock();
+        let (shown, since) = match services.get(&self.name) {
+            // The same once more, or what readers have seen already.
+            Some(old) if old.status == status || old.shown == status => (old.shown, old.since),
+            _ => (status, now),
+        };
         let report = Service {
             status,
             reason,
-            updated_at: Some(SystemTime::now()),
+            updated_at: now,
+            since,
+            shown,
             checks: self.checks.clone(),
         };
-        self.shared.lock().insert(self.name.clone(), report);
+        services.insert(self.name.clone(), report);
+        drop(services);
         self.shared.reported.notify_all();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Service>> {
-        // A panic elsewhere cannot leave the map half-changed: every change is one insert.
+        // A panic elsewhere cannot leave the map half-changed: every change is one insert, or two fields.
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of a service as it is now, with the time of the change if this reader is the first to see one.
+    fn checked(&self, name: &str, reported: Service) -> Service {
+        let (shown, since) = (reported.shown, reported.since);
+        let mut service = reported.checked();
+        if service.status == shown {
+            return service;
+        }
+        service.shown = service.status;
+        service.since = Some(SystemTime::now());
+        // Unless it has changed again meanwhile.
+        if let Some(kept) = self.lock().get_mut(name)
+            && (kept.shown, kept.since) == (shown, since)
+            && kept.updated_at == service.updated_at
+        {
+            (kept.shown, kept.since) = (service.shown, service.since);
+        }
+        service
     }
 }
 
@@ -338,6 +379,47 @@ mod tests {
             at.len() == 20 && at.ends_with('Z'),
             "{at} is RFC 3339 in whole seconds"
         );
+    }
+
+    #[test]
+    fn since_is_when_the_status_became_another_one_not_when_it_was_last_told() {
+        let registry = Registry::new();
+        let problem = Arc::new(Mutex::new(None::<String>));
+        let looked_at = problem.clone();
+        let reporter = registry.register("mux");
+        let reporter = reporter.checked_by(move || looked_at.lock().expect("no panic").clone());
+        let since = || registry.service("mux").expect("registered").since;
+        let set = |reason: Option<&str>| {
+            *problem.lock().expect("no panic") = reason.map(str::to_owned);
+        };
+        // Each step, and whether the status is another one afterwards.
+        let steps: [(&str, bool, &dyn Fn()); 8] = [
+            ("the first report", true, &|| reporter.healthy()),
+            ("the same again", false, &|| reporter.healthy()),
+            ("a check that fails", true, &|| set(Some("no route"))),
+            ("for another reason", false, &|| set(Some("no way"))),
+            ("the task is well", false, &|| reporter.healthy()),
+            ("the task fails, too", false, &|| reporter.unhealthy("full")),
+            ("one of both is well", false, &|| set(None)),
+            ("all is well", true, &|| reporter.healthy()),
+        ];
+        let mut last = since();
+        assert!(last.is_some(), "from its registration");
+        for (what, changes, step) in steps {
+            // Times of this clock differ.
+            while last.is_some_and(|last| SystemTime::now() <= last) {}
+            let before = SystemTime::now();
+            step();
+            let now = since();
+            assert_eq!(now, since(), "{what}: who looks changes nothing");
+            match changes {
+                true => assert!(now.is_some_and(|now| now >= before), "{what}"),
+                false => assert_eq!(now, last, "{what}"),
+            }
+            last = now;
+        }
+        let overall = registry.overall().services;
+        assert_eq!(overall["mux"].since, last);
     }
 
     #[test]

@@ -107,6 +107,13 @@ impl Metrics {
 /// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// The headings of the page at `/`, with the metrics below each.
+const PAGE: [(&str, &str); 3] = [
+    ("SSH multiplexer", "tbot_ssh_multiplexer_"),
+    ("Certificates", "tbot_identity_"),
+    ("Connections to bastions", "tbot_ssh_bastion_"),
+];
+
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
@@ -179,7 +186,8 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
                 .readyz(statuses.clone())
                 .metrics(registry)
                 .service_metrics(metrics.diagnostics.clone())
-                .watched(notify.watches());
+                .watched(notify.watches())
+                .front_page("tbot", PAGE);
             #[cfg(feature = "pprof")]
             let builder = builder.profiling(profiling);
             builder.bind(address)
@@ -312,6 +320,8 @@ impl Running {
                 self.renewals.iter_mut().for_each(Renewal::look);
                 self.services.iter_mut().for_each(Service::look);
                 self.pid_file.look();
+                // Nobody else may be looking, and then nobody knows since when.
+                self.statuses.overall();
                 look = Instant::now() + LOOK;
             }
             if self.is_ready() {

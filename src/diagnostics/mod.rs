@@ -23,7 +23,7 @@
 //! | `/wait`, `/wait/{service}` | the same, once the first report is in |
 //! | `/metrics` | metrics in Prometheus' text format |
 //! | `/debug/pprof/` | profiles and stacks, if turned on |
-//! | `/` | this list |
+//! | `/` | these paths; for browsers a page of services, figures and paths |
 //!
 //! Blocking threads, no async runtime: one accepts, and each live connection has a worker to itself.
 //! Everything a client can make grow is bounded and everything that can hang has a deadline, see
@@ -33,7 +33,10 @@
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
+mod figures;
+mod front;
 mod listener;
+mod page;
 #[cfg(feature = "pprof")]
 mod pprof;
 #[cfg(not(feature = "pprof"))]
@@ -156,6 +159,30 @@ impl Builder {
     /// [`prometheus::register`] and the macros `register_…!` fill.
     pub fn default_metrics(self) -> Self {
         self.metrics(prometheus::default_registry().clone())
+    }
+
+    /// What the page at `/` is about, such as the program's name, and under which headings its metrics
+    /// stand there: pairs of a heading and of how the names of its metrics begin. The others stand under
+    /// a heading of their own, those of the process at the end. Captions are the metrics' help texts.
+    ///
+    /// ```
+    /// # use tbot::diagnostics::Diagnostics;
+    /// let builder = Diagnostics::builder().front_page("backup", [("Transfers", "backup_sent_")]);
+    /// # let _ = builder;
+    /// ```
+    pub fn front_page<'a>(
+        mut self,
+        title: &str,
+        sections: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let sections = sections.into_iter();
+        self.routes.front = front::Front {
+            title: title.into(),
+            sections: sections
+                .map(|(heading, prefix)| (heading.into(), prefix.into()))
+                .collect(),
+        };
+        self
     }
 
     /// Has the service count its own clients: requests by code and path, connections, refusals. It does

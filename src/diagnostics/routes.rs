@@ -9,6 +9,7 @@ use prometheus::TextEncoder;
 use tiny_http::ResponseBox;
 
 use super::connection::{Client, NO_ANSWER, message};
+use super::front::Front;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
@@ -55,6 +56,7 @@ pub struct Routes {
     pub(super) metrics: prometheus::Registry,
     pub(super) profiling: Option<Profiling>,
     pub(super) extra: Vec<(Arc<str>, Handler)>,
+    pub(super) front: Front,
 }
 
 #[derive(Clone)]
@@ -270,17 +272,7 @@ impl Routes {
         if !html {
             return text(200, self.list());
         }
-        let mut items = String::new();
-        for (path, about) in self.endpoints() {
-            let path = escape(path);
-            // A path with a place to fill in leads nowhere.
-            let (open, close) = match path.contains('{') {
-                true => (String::new(), ""),
-                false => (format!("<a href=\"{path}\">"), "</a>"),
-            };
-            let _ = writeln!(items, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
-        }
-        page("Diagnostics", &format!("<dl>\n{items}</dl>\n"))
+        self.front_page(request)
     }
 
     fn not_found(&self) -> ResponseBox {
@@ -301,7 +293,7 @@ impl Routes {
             })
     }
 
-    fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
         ENDPOINTS
             .into_iter()
             .chain(self.profiling.is_some().then_some(PROFILES))
@@ -315,21 +307,6 @@ fn is_below(path: &str, above: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A page of HTML.
-pub(super) fn page(title: &str, body: &str) -> ResponseBox {
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n:root {{ color-scheme: light dark }}\n\
-         body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}\n\
-         dd {{ margin: 0 0 .75rem }}\npre {{ overflow-x: auto }}\n</style>\n<h1>{title}</h1>\n{body}</html>\n"
-    );
-    response(200, "text/html; charset=utf-8", page.into_bytes()).with_header(header(
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'unsafe-inline'",
-    ))
-}
-
 /// The answer to a request that is not answered as asked.
 pub(super) fn refusal(refused: &Refused) -> ResponseBox {
     let response = complete(text(refused.status, format!("{}\n", refused.reason)));
@@ -337,12 +314,6 @@ pub(super) fn refusal(refused: &Refused) -> ResponseBox {
         405 => response.with_header(header("Allow", "GET, HEAD")),
         _ => response,
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('"', "&quot;")
 }
 
 impl std::fmt::Debug for Routes {

@@ -7,8 +7,10 @@
 pub mod agent;
 pub mod black_hole;
 pub mod built;
-pub mod frozen;
+#[cfg(feature = "pprof")]
+pub mod chromium;
 pub mod clock;
+pub mod frozen;
 pub mod http;
 pub mod keys;
 pub mod manager;

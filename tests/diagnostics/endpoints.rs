@@ -172,7 +172,7 @@ fn the_front_page_is_text_for_tools_and_html_for_browsers() {
         html.header("Content-Type"),
         Some("text/html; charset=utf-8")
     );
-    assert!(html.body.contains("<a href=\"/livez\">") && html.body.contains("/jobs?&lt;b>"));
+    assert!(html.body.contains("<a href=\"/livez\">") && html.body.contains("/jobs?&lt;b&gt;"));
     for unwanted in ["<script", "src=", "http:", "https:", "<b>"] {
         assert!(!html.body.contains(unwanted), "{unwanted}");
     }

@@ -18,6 +18,7 @@ mod compression;
 mod embedding;
 mod endpoints;
 mod examples;
+mod front_page;
 mod lifetime;
 mod long;
 mod metered;

@@ -256,9 +256,14 @@ fn its_archive_is_the_same_each_time_and_runs() {
             .current_dir(directory),
     );
     let unpacked = directory.join(name);
-    for file in ["LICENSE", "README.md", "src/tbot.service"] {
+    for (file, there) in [
+        ("LICENSE", "LICENSE"),
+        ("README.md", "README.md"),
+        ("src/dashboard.json", "tbot-dashboard.json"),
+        ("src/tbot.service", "tbot.service"),
+    ] {
         let ours = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
-        let theirs = fs::read(unpacked.join(file.trim_start_matches("src/")));
+        let theirs = fs::read(unpacked.join(there));
         assert_eq!(
             theirs.expect("it is in the archive"),
             ours.expect("it is here"),
