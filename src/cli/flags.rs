@@ -61,6 +61,9 @@ pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
 pub(super) const PID_FILE: &str = "--pid-file";
 
+/// The one variable that stands in for no flag.
+pub(super) const LOG: &str = "TBOT_LOG";
+
 pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         long: CONFIG,

@@ -16,6 +16,7 @@ mod inbox;
 mod limits;
 mod options;
 mod pulse;
+mod record;
 mod relay;
 pub mod request;
 pub(crate) mod routes;

@@ -17,6 +17,7 @@ mod identity_files;
 mod key_files;
 mod known_hosts;
 mod lifecycle;
+mod log;
 mod log_metrics;
 mod prometheus;
 mod protocol;
