@@ -14,6 +14,7 @@ use crate::common::http;
 use crate::common::keys::{Keys, await_healthy, listed, readyz, signed_by, ssh, with_identity};
 use crate::common::output::{self, Room};
 use crate::common::process::{Process, succeed};
+use crate::common::sshd::Sshd;
 use crate::common::wait::until;
 use crate::common::{is_root, not_tested, set_mode};
 
@@ -144,7 +145,7 @@ fn leaves_nothing_of_a_key(program: PathBuf) {
 fn nothing_secret_is_logged_at_the_finest_level() {
     const PASSPHRASE: &str = "correct horse battery staple of 2026";
     let keys = Keys::with_ca();
-    let (bastion, target) = (keys.sshd(), keys.sshd());
+    let (bastion, target) = (Sshd::start(), keys.sshd());
     keys.write("passphrase", format!("{PASSPHRASE}\n"));
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-p", "-a", "2", "-N", PASSPHRASE, "-f"]);
@@ -158,10 +159,11 @@ fn nothing_secret_is_logged_at_the_finest_level() {
         target.user
     );
     let service = format!(
-        "    user: {}\n    host_ca: [{}]\n    cluster_name: prod\n    identity_file: {}\n  - type: identity\n    \
+        "    user: {}\n    host_ca: [{}]\n    known_hosts: ['{}']\n    cluster_name: prod\n    identity_file: {}\n  - type: identity\n    \
          name: files\n    destination: {{ type: directory, path: {} }}\n",
         bastion.user,
         keys.path("ca.pub").display(),
+        bastion.known_host(),
         bastion.file("client_key").display(),
         keys.path("out").display()
     );
