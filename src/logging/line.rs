@@ -144,7 +144,7 @@ impl Visit for Said {
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no other numbers.
         let figure = match value.is_finite() {
-            true => value.to_string(),
+            true => format!("{value:?}"),
             false => "null".to_owned(),
         };
         self.add_figure(field.name(), figure);

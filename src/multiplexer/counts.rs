@@ -97,7 +97,7 @@ impl InFlight {
         self.log(CUT, Some(target), carried, message);
     }
 
-    /// It did not, or not yet: writes its line.
+    /// Writes its one line, for an end that is neither of these.
     pub fn log(
         &mut self,
         outcome: &str,

@@ -18,6 +18,7 @@ mod key_files;
 mod known_hosts;
 mod lifecycle;
 mod log;
+mod log_form;
 mod log_metrics;
 mod prometheus;
 mod protocol;
