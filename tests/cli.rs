@@ -154,6 +154,11 @@ fn help_has_every_flag_with_its_default_and_variable() {
     for command in ["version", "man", "completions"] {
         check(&[command, "--help"], &[&ROOT[2..3]]);
     }
+    let run = room.tbot(["start", "--help"]);
+    assert!(
+        run.succeeded()
+            .contains("\nThe variable TBOT_LOG says what is logged: error, ")
+    );
     let run = room.tbot(["ssh-multiplexer-proxy-command", "--help"]);
     assert!(run.succeeded().contains("SOCKET HOST:PORT[|CLUSTER]"));
     for command in [
@@ -404,6 +409,18 @@ fn a_bad_variable_is_told_by_its_name() {
             "unknown value \"xml\" (allowed: text, json)",
         ),
         (
+            "TBOT_LOG",
+            "inof",
+            "unknown level \"inof\"; did you mean \"info\"? (allowed: error, warn, info, debug, trace, and \
+             PART=LEVEL, as in info,tbot::connection=warn)",
+        ),
+        (
+            "TBOT_LOG",
+            "info,tbot::mux=debug",
+            "unknown part \"tbot::mux\"; did you mean \"tbot::bot\"? (allowed: tbot::bot, tbot::connection, \
+             tbot::diagnostics, tbot::identity, tbot::logging, tbot::multiplexer, tbot::task)",
+        ),
+        (
             "TBOT_DIAG_ADDR",
             "3001",
             "\"3001\" is a port without a host; it must be host:port, such as 127.0.0.1:3001",
@@ -419,6 +436,8 @@ fn a_bad_variable_is_told_by_its_name() {
     let bytes = OsString::from_vec(vec![b'a', 0xff]);
     run(Room::new().command(MUX).env("TBOT_LOG_FORMAT", &bytes))
         .failed_with("TBOT_LOG_FORMAT: \"a\u{fffd}\" is not UTF-8 text");
+    run(Room::new().command(MUX).env("TBOT_LOG", &bytes))
+        .failed_with("TBOT_LOG: \"a\u{fffd}\" is not UTF-8 text");
     run(Room::new()
         .command(["start"])
         .env("TBOT_CONFIG_PATH", "x.yaml"))

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use prometheus::Registry;
 use rustix::process::DumpableBehavior;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGPROF, SIGUSR1, SIGXFSZ};
+use tracing::level_filters::LevelFilter;
 
 use self::notify::Notify;
 use self::pid_file::PidFile;
@@ -127,8 +128,13 @@ enum Event {
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let registry = Registry::new();
     let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
-    let _log = logging::start(settings.log_format, settings.debug, log)
-        .map_err(system("start the log"))?;
+    let level = match settings.debug {
+        true => LevelFilter::DEBUG,
+        false => LevelFilter::INFO,
+    };
+    let levels = settings.log_levels.clone();
+    let _log =
+        logging::start(settings.log_format, levels, level, log).map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));

@@ -83,6 +83,9 @@ pub(super) const TIMEOUT: &str = "--timeout";
 pub(super) const USER: &str = "--user";
 pub(super) const WRITE: &str = "--write";
 
+/// The one variable that stands in for no flag.
+pub(super) const LOG: &str = "TBOT_LOG";
+
 /// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
 pub(super) static FLAGS: &[Flag] = &[
     Flag {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Command, Given};
 use super::flags::{
-    CONFIG, CONFIG_STRING, DEBUG, DESTINATION, FLAGS, Flag, Kind, PID_FILE, Scope, Target,
+    CONFIG, CONFIG_STRING, DEBUG, DESTINATION, FLAGS, Flag, Kind, LOG, PID_FILE, Scope, Target,
 };
 use crate::config::{
-    self, Error, Loaded, Node, Origin, Overrides, Source, Value, directory_from_flag, quoted,
+    self, Error, Loaded, LogLevels, Node, Origin, Overrides, Source, Value, directory_from_flag,
+    quoted,
 };
 
 /// How the environment is looked up.
@@ -40,11 +41,25 @@ pub(super) fn settings(command: &Command, given: &[Given], env: Env) -> Result<L
     }
     let pid_file = all.iter().find(|given| given.flag.long == PID_FILE);
     let pid_file = pid_file.map(|given| absolute(given)).transpose()?;
+    let log_levels = log_levels(env)?;
     let overrides = overrides(&all, ssh_multiplexer)?;
     let (mut settings, mut warnings) = config::load(source.as_ref(), overrides)?;
     settings.pid_file = pid_file;
+    settings.log_levels = log_levels;
     warnings.extend(overridden_variables(given, env));
     Ok((settings, warnings))
+}
+
+/// What `TBOT_LOG` says; there is no flag, as `--debug` is that of most.
+fn log_levels(env: Env) -> Result<LogLevels, Error> {
+    let wrong = |why: String| Error::new(format!("{LOG}: {why}"));
+    match env(LOG).filter(|value| !value.is_empty()) {
+        None => Ok(LogLevels::default()),
+        Some(value) => match value.to_str() {
+            Some(text) => LogLevels::parse(text).map_err(wrong),
+            None => Err(wrong(not_utf8(&value))),
+        },
+    }
 }
 
 /// Whether errors are to be shown with their causes, as far as can be told before the file is read.
@@ -182,10 +197,12 @@ pub(super) fn switch(given: &Given) -> Result<bool, Error> {
 }
 
 pub(super) fn utf8(given: &Given) -> Result<&str, Error> {
-    given.value.to_str().ok_or_else(|| {
-        let value = quoted(&given.value.to_string_lossy());
-        Error::new(format!("{}: {value} is not UTF-8 text", given.origin))
-    })
+    let wrong = || Error::new(format!("{}: {}", given.origin, not_utf8(&given.value)));
+    given.value.to_str().ok_or_else(wrong)
+}
+
+fn not_utf8(value: &OsStr) -> String {
+    format!("{} is not UTF-8 text", quoted(&value.to_string_lossy()))
 }
 
 /// The words that Go's `strconv.ParseBool` takes.

@@ -15,6 +15,7 @@ mod duration;
 mod error;
 pub(crate) mod foreign;
 mod host_keys;
+mod levels;
 mod nearest;
 mod node;
 mod onboarding;
@@ -29,6 +30,7 @@ mod yaml;
 
 pub use duration::show_duration;
 pub use error::Error;
+pub use levels::LogLevels;
 pub use node::{Node, Origin, Value};
 pub use schema::{Overrides, load};
 pub use settings::{

@@ -293,7 +293,10 @@ impl Connection {
         }));
         // Before it is sent: whoever has the answer finds it counted.
         metrics.answered(status);
-        metrics.duration.observe(begin.elapsed().as_secs_f64());
+        let took = begin.elapsed();
+        metrics.duration.observe(took.as_secs_f64());
+        let (path, ms) = (head.request.path(), took.as_micros() as f64 / 1000.0);
+        tracing::trace!(path, status, ms, "diagnostics: answered a request");
         let problem = match printed {
             Ok(Ok(())) => return form.keep_alive,
             Ok(Err(error)) => error.to_string(),

@@ -185,7 +185,7 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, stream: UnixStream) {
-        match crate::sys::peer_uid(stream.as_fd()) {
+        match crate::sys::peer(stream.as_fd()).map(|peer| peer.uid) {
             Ok(uid) if self.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
                 return self.tell(format_args!(

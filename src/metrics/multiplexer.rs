@@ -62,7 +62,7 @@ impl Refusal {
         (Self::HostKey, "host_key"),
     ];
 
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         Self::ALL[self as usize].1
     }
 }

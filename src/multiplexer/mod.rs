@@ -31,6 +31,9 @@
 //! cluster and the target in it are chosen (`routes`, `templates`), that is looked up and dialled
 //! (`upstream`), and the two sockets go to the `relay`. The files that tell an ssh client of it are
 //! `artifacts` in a `destination`.
+//!
+//! Each connection is one event of `tracing` at its end, with the target `tbot::connection`: at the level info if it
+//! ended as it should, else warn. None is left out here, however many come: that is for who subscribes.
 
 pub(crate) mod artifacts;
 mod client;
@@ -42,6 +45,7 @@ mod flow;
 mod inbox;
 mod limits;
 mod options;
+mod record;
 mod relay;
 pub(crate) mod request;
 pub(crate) mod routes;

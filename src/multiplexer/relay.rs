@@ -40,7 +40,16 @@ pub struct Pair {
     /// For the link of a shared connection, whose bytes are nobody's stream.
     pub link: Option<Link>,
     /// Called once, after both sockets are closed.
-    pub ended: Box<dyn FnOnce(Ending) + Send>,
+    pub ended: Box<dyn FnOnce(Ending, Carried) + Send>,
+}
+
+/// How many bytes a pair was relayed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried {
+    /// From client to upstream.
+    pub sent: u64,
+    /// From upstream to client.
+    pub received: u64,
 }
 
 /// The encrypted link of a shared connection: between its `ssh` (the client) and its bastion.
@@ -188,7 +197,8 @@ struct Entry {
     broken: Option<Errno>,
     /// Where bytes are counted, if not with all others.
     counters: Option<(IntCounter, IntCounter)>,
-    ended: Box<dyn FnOnce(Ending) + Send>,
+    carried: Carried,
+    ended: Box<dyn FnOnce(Ending, Carried) + Send>,
 }
 
 impl Worker {
@@ -243,6 +253,8 @@ impl Worker {
                 entry.queued = false;
                 let (mut up, mut down) = (0, 0);
                 let again = entry.pump(&mut self.buffer, &mut up, &mut down);
+                entry.carried.sent += up;
+                entry.carried.received += down;
                 if let Some((sent, received)) = &entry.counters {
                     sent.inc_by(up);
                     received.inc_by(down);
@@ -329,6 +341,7 @@ impl Worker {
             left: false,
             broken: None,
             counters,
+            carried: Carried::default(),
             ended: pair.ended,
         });
         let entry = &self.pairs[key];
@@ -371,6 +384,7 @@ impl Worker {
             upstream,
             up,
             broken,
+            carried,
             ended,
             ..
         } = self.pairs.remove(key);
@@ -385,11 +399,8 @@ impl Worker {
             client::hang_up(client.socket);
         }
         self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
-        ended(
-            ending
-                .or(broken.map(Ending::Broken))
-                .unwrap_or(Ending::Done),
-        );
+        let ending = ending.or(broken.map(Ending::Broken));
+        ended(ending.unwrap_or(Ending::Done), carried);
     }
 }
 

@@ -21,6 +21,8 @@ mod identity_files;
 mod key_files;
 mod known_hosts;
 mod lifecycle;
+mod log;
+mod log_form;
 mod log_metrics;
 mod notify;
 mod prometheus;

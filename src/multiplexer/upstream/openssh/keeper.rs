@@ -265,7 +265,7 @@ impl Keeper {
                 };
                 self.fail(id, (down, failure.message));
             }
-            Step::Connected(tcp) => {
+            Step::Connected(tcp, _) => {
                 let (epoll, data) = (self.epoll.as_fd(), id * STRIDE);
                 let running = Running::start(
                     id,
