@@ -32,6 +32,24 @@ fn all_of_it_can_be_shared_by_threads() {
     shared::<TaskMetrics>();
     shared::<TaskMetricsFamily>();
     shared::<task::Task>();
+    #[cfg(feature = "multiplexer")]
+    {
+        use tbot::multiplexer;
+        shared::<multiplexer::Multiplexer>();
+        shared::<multiplexer::Options>();
+        shared::<multiplexer::Template>();
+        shared::<multiplexer::Error>();
+        shared::<tbot::metrics::MultiplexerMetrics>();
+    }
+    #[cfg(feature = "identity")]
+    {
+        use tbot::identity;
+        shared::<identity::Identity>();
+        shared::<identity::Credential>();
+        shared::<identity::Source>();
+        shared::<identity::Stop>();
+        shared::<identity::Agent<std::os::unix::net::UnixListener>>();
+    }
     fn within<T: Send + Sync>() {}
     within::<Request<'_>>();
     within::<Waiting<'_>>();
