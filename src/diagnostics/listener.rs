@@ -174,6 +174,9 @@ impl Service {
             }
             self.evict(&pool);
             pool = self.await_freed(pool, PAUSE);
+            // Others hang, not this thread.
+            #[cfg(feature = "cli")]
+            self.waiter.iter().for_each(|waiter| waiter.pulse.beat());
         }
         if pool.queue.len() >= pool.idle
             && let Err(error) = self.add_worker(&mut pool)

@@ -1,4 +1,5 @@
 //! What a service manager is told (sd_notify(3)), by a socket like its own.
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;

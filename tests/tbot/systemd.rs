@@ -1,4 +1,5 @@
 //! The unit that `tbot install systemd` writes, by a real systemd.
+#![cfg(feature = "pprof")]
 
 use std::fs;
 use std::io::Write;
