@@ -33,6 +33,7 @@
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
+mod exposition;
 mod listener;
 #[cfg(feature = "pprof")]
 mod pprof;

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use prometheus::TextEncoder;
 use tiny_http::ResponseBox;
 
 use super::connection::Client;
+use super::exposition;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
@@ -204,14 +204,12 @@ impl Routes {
     }
 
     fn metrics(&self) -> ResponseBox {
-        match TextEncoder::new().encode_to_string(&self.metrics.gather()) {
-            Ok(metrics) => response(
-                200,
-                "text/plain; version=0.0.4; charset=utf-8",
-                metrics.into_bytes(),
-            ),
-            Err(error) => text(500, format!("cannot encode the metrics: {error}\n")),
-        }
+        let metrics = exposition::text(&self.metrics.gather());
+        response(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics.into_bytes(),
+        )
     }
 
     fn index(&self, request: &Request<'_>) -> ResponseBox {
