@@ -49,6 +49,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             "\n",
         )),
         Action::Start { ssh_multiplexer } => {
+            #[cfg(target_env = "gnu")]
+            crate::sys::share_heaps();
             let env = |name: &str| std::env::var_os(name);
             let debug = start::wants_debug(&given, &env);
             let (settings, warnings) = start::settings(&given, ssh_multiplexer, &env)
