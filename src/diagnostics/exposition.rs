@@ -1,7 +1,7 @@
 //! Metrics as Prometheus' text format has them (version 0.0.4).
 //!
-//! What `prometheus::TextEncoder` writes, byte by byte, in a third of its instructions: that one builds a string for
-//! each number and writes the labels of a histogram again for each bucket.
+//! What `prometheus::TextEncoder` writes, byte by byte, for a third of what that costs: it builds a string for each
+//! number, formats whole ones as fractions, and writes the labels of a histogram anew for each bucket.
 
 use std::fmt::Write;
 
@@ -41,9 +41,9 @@ fn head(text: &mut String, family: &MetricFamily) {
     if !family.help().is_empty() {
         text.push_str("# HELP ");
         text.push_str(name);
-        text.push(' ');
+        text.push_str(" ");
         escape(text, family.help(), false);
-        text.push('\n');
+        text.push_str("\n");
     }
     text.push_str("# TYPE ");
     text.push_str(name);
@@ -62,11 +62,11 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
         text.push_str(name);
         text.push_str(suffix);
         if extra.is_some() || !labels.is_empty() {
-            text.push('{');
+            text.push_str("{");
             text.push_str(labels);
             if let Some((label, bound)) = extra {
                 if !labels.is_empty() {
-                    text.push(',');
+                    text.push_str(",");
                 }
                 text.push_str(label);
                 text.push_str("=\"");
@@ -74,16 +74,16 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
                     true => text.push_str("+Inf"),
                     false => number(text, bound),
                 }
-                text.push('"');
+                text.push_str("\"");
             }
-            text.push('}');
+            text.push_str("}");
         }
-        text.push(' ');
+        text.push_str(" ");
         number(text, value);
         if metric.timestamp_ms() != 0 {
             let _ = write!(text, " {}", metric.timestamp_ms());
         }
-        text.push('\n');
+        text.push_str("\n");
     };
     match family.get_field_type() {
         MetricType::COUNTER => line("", None, metric.get_counter().get_value()),
@@ -120,25 +120,40 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
 fn write_labels(text: &mut String, labels: &[LabelPair]) {
     for (place, label) in labels.iter().enumerate() {
         if place > 0 {
-            text.push(',');
+            text.push_str(",");
         }
         text.push_str(label.name());
         text.push_str("=\"");
         escape(text, label.value(), true);
-        text.push('"');
+        text.push_str("\"");
     }
 }
 
-/// Most values are whole, and to find the shortest digits of a fraction takes ten times as long.
+/// Most values are whole, and the formatting that finds the shortest digits of a fraction takes ten times as long.
 fn number(text: &mut String, value: f64) {
     // Up to here a fraction has nothing to say, and 0 has a sign.
     const WHOLE: f64 = 1e15;
     let whole = value as i64;
     let is_whole = whole as f64 == value && value.abs() < WHOLE;
-    let _ = match is_whole && (whole != 0 || value.is_sign_positive()) {
-        true => write!(text, "{whole}"),
-        false => write!(text, "{value}"),
-    };
+    match is_whole && value.is_sign_positive() {
+        true => digits(text, whole.unsigned_abs()),
+        false => drop(write!(text, "{value}")),
+    }
+}
+
+fn digits(text: &mut String, mut number: u64) {
+    // As many as the largest has.
+    let mut all = [b'0'; 20];
+    let mut first = all.len() - 1;
+    loop {
+        all[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+        first -= 1;
+    }
+    text.push_str(std::str::from_utf8(&all[first..]).unwrap_or_default());
 }
 
 fn escape(text: &mut String, value: &str, quotes: bool) {
