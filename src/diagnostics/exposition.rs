@@ -107,7 +107,11 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
         MetricType::SUMMARY => {
             let summary = metric.get_summary();
             for quantile in summary.get_quantile() {
-                line("", Some(("quantile", quantile.quantile())), quantile.value());
+                line(
+                    "",
+                    Some(("quantile", quantile.quantile())),
+                    quantile.value(),
+                );
             }
             line("_sum", None, summary.sample_sum());
             line("_count", None, summary.sample_count() as f64);

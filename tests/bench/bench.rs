@@ -82,7 +82,10 @@ fn main() {
     if is_chosen("instructions") {
         instructions::measure(&plan, &mut report);
     }
-    if ["streams", "banner", "session", "bulk"].into_iter().any(is_chosen) {
+    if ["streams", "banner", "session", "bulk"]
+        .into_iter()
+        .any(is_chosen)
+    {
         let stage = Stage::set_up();
         let ways = stage.ways();
         let ways: Vec<&dyn Way> = ways.iter().map(|way| &**way).collect();

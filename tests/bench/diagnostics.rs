@@ -67,10 +67,7 @@ pub fn measure(plan: &Plan, report: &mut Report) {
     // Until they are all there: those of a status code come with its first answer.
     tbot.metrics();
     let (go, address) = start_go(&program, &directory, &tbot.metrics());
-    let services = [
-        (OURS, tbot.address(), tbot.pid()),
-        (GO, address, go.pid()),
-    ];
+    let services = [(OURS, tbot.address(), tbot.pid()), (GO, address, go.pid())];
     for (name, path, headers, turn, _) in KINDS {
         for _ in 0..plan.rounds {
             for (service, address, pid) in services {

@@ -175,7 +175,11 @@ fn hold(proxy: &Proxy, plan: &Plan, report: &mut Report) {
         let missing = level - held.len();
         held.extend((0..missing).map(|_| open(proxy)));
         let each_takes = (memory([proxy.pid()]) - before) / level as f64;
-        report.add(&each(level), proxy.name(), each_takes.max(PAGE / level as f64));
+        report.add(
+            &each(level),
+            proxy.name(),
+            each_takes.max(PAGE / level as f64),
+        );
         let trip = Of::Median.take(&mut round_trips(proxy, TRIPS / plan.divisor));
         let opens = || {
             let began = Instant::now();
