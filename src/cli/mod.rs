@@ -83,6 +83,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
         }
         Action::Start => {
+            #[cfg(target_env = "gnu")]
+            crate::sys::share_heaps();
             let (settings, warnings) = start::settings(command, &given, &env)
                 .map_err(|error| Failure::new(error, debug))?;
             let debug = settings.debug;

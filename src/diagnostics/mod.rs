@@ -33,6 +33,7 @@
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
+mod exposition;
 mod figures;
 mod front;
 mod listener;

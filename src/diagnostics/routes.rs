@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use prometheus::TextEncoder;
 use tiny_http::ResponseBox;
 
 use super::connection::{Client, NO_ANSWER, message};
+use super::exposition;
 use super::front::Front;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
@@ -255,14 +255,12 @@ impl Routes {
     }
 
     fn metrics(&self) -> ResponseBox {
-        match TextEncoder::new().encode_to_string(&self.metrics.gather()) {
-            Ok(metrics) => response(
-                200,
-                "text/plain; version=0.0.4; charset=utf-8",
-                metrics.into_bytes(),
-            ),
-            Err(error) => text(500, format!("cannot encode the metrics: {error}\n")),
-        }
+        let metrics = exposition::text(&self.metrics.gather());
+        response(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics.into_bytes(),
+        )
     }
 
     fn index(&self, request: &Request<'_>) -> ResponseBox {

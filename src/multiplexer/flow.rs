@@ -37,6 +37,8 @@ pub struct Side {
     pub filled: bool,
     /// There may be something to read.
     pub readable: bool,
+    /// Its end is behind what there is to read, or an error.
+    pub ending: bool,
     /// There may be room to write.
     pub writable: bool,
     /// Neither direction works any more.
@@ -145,11 +147,21 @@ impl Flow {
 }
 
 fn read(from: &mut Side, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let wanted = buffer.len();
     if from.passes_descriptors {
-        return client::read(from.socket.as_fd(), buffer, client::close);
+        let mut passed = false;
+        let read = client::read(from.socket.as_fd(), buffer, |descriptor| {
+            passed = true;
+            client::close(descriptor);
+        })?;
+        // A read ends with the bytes that descriptors came with, whatever is behind them (unix(7)).
+        from.readable = passed || !is_drained(read, wanted, from);
+        return Ok(read);
     }
     let Some(down) = &from.link else {
-        return recv(&from.socket, buffer, RecvFlags::empty()).map(|(_, len)| len);
+        let (_, read) = recv(&from.socket, buffer, RecvFlags::empty())?;
+        from.readable = !is_drained(read, wanted, from);
+        return Ok(read);
     };
     // The server's Nagle waits for our delayed ACK (44 ms for the first byte of a stream); the option is
     // not sticky (tcp(7)). Amid bulk nobody waits, and the read that ends it is none that fills the buffer.
@@ -162,6 +174,12 @@ fn read(from: &mut Side, buffer: &mut [u8]) -> Result<usize, Errno> {
         down.store(true, Ordering::Release);
     }
     read
+}
+
+/// Whether nothing is left behind a read: a stream socket that gave less than was wanted has no more, and epoll
+/// tells of what comes next (epoll(7), "Do I need to continuously read/write"), but not again of an end.
+fn is_drained(read: usize, wanted: usize, from: &Side) -> bool {
+    read < wanted && !from.ending
 }
 
 /// Writes what the socket takes now; 0 when it is full.

@@ -290,7 +290,8 @@ impl Worker {
             &mut entry.upstream
         };
         let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-        side.readable |= gone || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
+        side.ending |= gone || flags.contains(epoll::EventFlags::RDHUP);
+        side.readable |= side.ending || flags.contains(epoll::EventFlags::IN);
         side.writable |= gone || flags.contains(epoll::EventFlags::OUT);
         side.hung_up |= gone;
         self.queue(key);
@@ -327,7 +328,9 @@ impl Worker {
             passes_descriptors,
             link,
             filled: false,
-            readable: true,
+            // epoll begins with what there is.
+            readable: false,
+            ending: false,
             writable: true,
             hung_up: false,
         };

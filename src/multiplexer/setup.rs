@@ -352,15 +352,12 @@ impl Setup {
             self.watch(id, epoll::EventFlags::empty());
             return self.seek(id);
         }
-        let address = asked.request.host.parse::<IpAddr>();
-        if address.is_err() {
-            self.resolver.ask(&asked.request.host, id);
+        match asked.request.host.parse::<IpAddr>() {
+            Ok(address) => self.dial(id, &[SocketAddr::new(address, 0)]),
+            Err(_) => self.resolver.ask(&asked.request.host, id),
         }
         // A user who gives up (^C) should not hold a place until the time-out.
         self.watch(id, epoll::EventFlags::empty());
-        if let Ok(address) = address {
-            self.dial(id, &[SocketAddr::new(address, 0)]);
-        }
     }
 
     /// Makes epoll watch the client for `flags`, and for a hang-up in any case.

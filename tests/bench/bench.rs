@@ -4,7 +4,7 @@
 //! bastion against OpenSSH alone. Everybody has the same clients and targets, and they take turns, so that what
 //! else this machine does meets all of them; the table shows the median of the turns, and by how much tbot is
 //! ahead. A file below `target/bench` keeps every figure. With BENCH_QUICK=1 in the environment there are
-//! few and short turns: whether it works, rather than how well. BENCH_PROGRAM is another build of tbot, and
+//! few and short turns: whether it works, rather than how well. BENCH_PROGRAM is the build of tbot that is measured, and
 //! `cargo bench --bench peers -- bulk` measures one thing alone, or several: diagnostics, relay, instructions,
 //! streams, banner, session, bulk.
 

@@ -65,6 +65,13 @@ pub fn running(pid: Pid, name: &str) -> usize {
     stats.filter_map(runs).filter(|runs| *runs).count()
 }
 
+/// Whether it runs, sleeps, is stopped: a letter of proc_pid_stat(5).
+pub fn state(pid: Pid) -> char {
+    let stat = fs::read_to_string(path(pid, "stat")).expect("the process is there");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+    rest.chars().next().expect("a state")
+}
+
 /// The number of its thread `name`.
 pub fn thread(pid: Pid, name: &str) -> i32 {
     let named = |task: &PathBuf| {

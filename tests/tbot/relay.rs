@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::common::procfs;
 use crate::common::server::{Server, echo};
 use crate::common::tbot::{Counts, Start, Tbot};
@@ -14,6 +16,7 @@ use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
+use crate::common::wait::until;
 
 #[test]
 fn a_client_that_has_sent_all_still_gets_the_answer() {
@@ -398,4 +401,31 @@ fn assert_noise_from(from: &mut impl Read, first: usize, length: usize) {
         from.read_exact(&mut page).expect("the stream goes on");
         assert!(page == wanted, "differs within 64 KiB of {}", start * 16);
     }
+}
+
+#[test]
+fn bytes_behind_those_that_came_with_a_descriptor_arrive_without_more() {
+    // Says nothing that would have tbot look again.
+    let target = Server::start(|mut stream| {
+        stream.write_all(b"!").ok();
+        let mut all = [0; 16];
+        if stream.read_exact(&mut all).is_ok() {
+            stream.write_all(&all).ok();
+        }
+    });
+    let tbot = Tbot::start();
+    let mut client = dial(&tbot, target.address);
+    client.read_exact(&mut [0]).expect("it is relayed");
+    let (_errors, writer) = Errors::pipe();
+    // So that all of it is there when it looks: a read ends with what a descriptor came with.
+    tbot.signal(Signal::STOP);
+    until("it stands still", || {
+        (procfs::state(tbot.pid()) == 'T').then_some(())
+    });
+    send_with_descriptors(&client, b"with", &[writer.as_fd()]);
+    client.write_all(b" and without").expect("there is room");
+    tbot.signal(Signal::CONT);
+    let mut back = [0; 16];
+    client.read_exact(&mut back).expect("all of it comes back");
+    assert_eq!(&back, b"with and without");
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_nodelay, socket_error};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -73,7 +73,8 @@ impl Dial {
                 break;
             };
             match attempt(address, epoll, data + 1 + self.attempts.len() as u64) {
-                Ok(socket) => {
+                Ok((socket, true)) => return Step::Connected(socket, address),
+                Ok((socket, false)) => {
                     self.attempts.push(Some((address, socket)));
                     self.next_at = now + STAGGER;
                 }
@@ -138,7 +139,12 @@ impl Dial {
     }
 }
 
-fn attempt(address: SocketAddr, epoll: BorrowedFd<'_>, data: u64) -> Result<OwnedFd, Errno> {
+/// A socket in epoll, or one that is connected already.
+fn attempt(
+    address: SocketAddr,
+    epoll: BorrowedFd<'_>,
+    data: u64,
+) -> Result<(OwnedFd, bool), Errno> {
     let family = if address.is_ipv6() {
         AddressFamily::INET6
     } else {
@@ -153,13 +159,19 @@ fn attempt(address: SocketAddr, epoll: BorrowedFd<'_>, data: u64) -> Result<Owne
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(error) => return Err(error),
     }
+    // A target on this machine has answered within the call: three calls fewer.
+    let mut answered = [PollFd::new(&socket, PollFlags::OUT)];
+    if matches!(poll(&mut answered, Some(&Timespec::default())), Ok(1)) {
+        socket_error(&socket)??;
+        return Ok((socket, true));
+    }
     epoll::add(
         epoll,
         &socket,
         epoll::EventData::new_u64(data),
         epoll::EventFlags::OUT,
     )?;
-    Ok(socket)
+    Ok((socket, false))
 }
 
 fn failure_of(address: SocketAddr, error: Errno) -> Failure {
