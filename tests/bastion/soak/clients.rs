@@ -195,7 +195,8 @@ fn leaving(stage: &Stage, random: &mut Random) -> Option<()> {
     let cluster = ["near", "prod"][random.below(2)];
     let mut bytes = request(format!("{}|{cluster}", stage.echo.address));
     bytes.extend(random.bytes(20_000));
-    let some = [random.below(30), random.below(bytes.len())][random.below(2)];
+    let most = [30.min(bytes.len()), bytes.len()][random.below(2)];
+    let some = random.below(most);
     stream.write_all(&bytes[..some]).ok()?;
     if random.below(2) == 0 {
         random.pause(5);
