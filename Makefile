@@ -68,7 +68,8 @@ test: tools lint static ## every check and every test, with what they need
 		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
 	done
 
-# With the features of the static program: `lines` keeps what it has read of debug information. SOAK_MINUTES=5 for the mixture; SOAK_SEED=… of another run, which it printed.
+# SOAK_MINUTES=5 for the mixture, SOAK_SEED=… of another run, which it printed. With the features of the static
+# program, as `lines` keeps what it has read of debug information.
 soak: STATIC_TOO = --bins --example busy
 soak: tools static ## what shows only after a while: a mixture of all that is bad, profiles under stress, idle connections
 	$(CARGO) test --locked --no-default-features --features $(STATIC_FEATURES) --test bastion soak -- --ignored --nocapture
