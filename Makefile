@@ -68,10 +68,13 @@ test: tools lint static ## every check and every test, with what they need
 		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
 	done
 
+# SOAK_MINUTES=5 for the mixture, SOAK_SEED=… of another run, which it printed. With the features of the static
+# program, as `lines` keeps what it has read of debug information.
 soak: STATIC_TOO = --bins --example busy
-soak: tools static ## what shows only after a while: profiles under stress, idle connections
+soak: tools static ## what shows only after a while: a mixture of all that is bad, profiles under stress, idle connections
+	$(CARGO) test --locked --no-default-features --features $(STATIC_FEATURES) --test bastion soak -- --ignored --nocapture
 	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
-	$(CARGO) test --locked --test bastion -- --ignored
+	$(CARGO) test --locked --test bastion idle -- --ignored
 
 # FUZZ_SECONDS=60 for each kind.
 fuzz: ## have hostile inputs of six kinds looked for: six minutes, on two cores three

@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -166,6 +167,12 @@ impl Connection {
     pub fn shut(&self, how: Shutdown) {
         // Fails for a connection that the peer has ended, which is as good.
         let _ = self.stream.shutdown(how);
+    }
+
+    /// Ends it, and keeps its descriptor.
+    pub fn into_spare(self) -> OwnedFd {
+        self.shut(Shutdown::Both);
+        self.stream.into()
     }
 
     pub fn set_waiting(&self) {

@@ -7,11 +7,15 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use super::Limits;
 use super::connection::{Buffers, Connection};
@@ -61,6 +65,8 @@ struct Pool {
     /// Workers without a connection.
     idle: usize,
     workers: Vec<JoinHandle<()>>,
+    /// A descriptor that is kept for who comes when none is left, as a probe that finds nobody in would end the program.
+    spare: Option<OwnedFd>,
     /// Someone listens to `freed`: waking up no one would cost a system call for each connection.
     watched: bool,
 }
@@ -104,6 +110,7 @@ impl Service {
             listener: Some(listener.clone()),
             accepting: None,
         };
+        service.lock().spare = eventfd(0, EventfdFlags::CLOEXEC).ok();
         // With one worker for certain, failing to start others makes the service slower, not dead.
         service.add_worker(&mut service.lock())?;
         let accepting = thread::Builder::new()
@@ -152,13 +159,25 @@ impl Service {
                 // The peer was faster than we: nothing is wrong.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(_) if self.is_stopping() => {}
+                Err(error) if is_exhausted(&error) && self.spend_spare() => {}
                 Err(error) => {
                     self.metrics.refused(Unserved::Local).inc();
                     complaints.log("cannot accept a connection", &error);
-                    thread::sleep(PAUSE);
+                    if is_exhausted(&error) && is_awaited(listener) {
+                        let pool = self.lock();
+                        self.evict(&pool);
+                        drop(self.await_freed(pool, PAUSE));
+                    } else {
+                        thread::sleep(PAUSE);
+                    }
                 }
             }
         }
+    }
+
+    /// Gives the spare descriptor back to the system; false if there is none.
+    fn spend_spare(&self) -> bool {
+        self.lock().spare.take().is_some()
     }
 
     /// Makes room for a connection and hands it to a worker.
@@ -224,6 +243,10 @@ impl Service {
             let mut pool = self.lock();
             pool.live.retain(|live| !Arc::ptr_eq(live, &connection));
             pool.waiting -= usize::from(connection.is_waiting());
+            if pool.spare.is_none() {
+                // Never closed, so that no other thread comes by it.
+                pool.spare = Arc::into_inner(connection).map(Connection::into_spare);
+            }
             self.tell_freed(&pool);
         }
     }
@@ -330,6 +353,20 @@ impl Drop for Running {
             let _ = worker.join();
         }
     }
+}
+
+/// Whether this process, or the whole system, has no descriptor left.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+/// Whether someone waits to be accepted: without a descriptor, accept(2) fails also where nobody does.
+fn is_awaited(listener: &TcpListener) -> bool {
+    let mut one = [PollFd::new(listener, PollFlags::IN)];
+    matches!(poll(&mut one, Some(&Timespec::default())), Ok(1..))
 }
 
 /// Logs errors that may come by the thousand, at most once a second.

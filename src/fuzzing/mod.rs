@@ -29,7 +29,7 @@ pub use v1::v1_request;
 /// Where to cut `data` in two, for what arrives in pieces: everywhere, of much of it at some places that depend on it.
 fn cuts(data: &[u8]) -> Vec<usize> {
     const MOST: usize = 8;
-    if data.len() <= 2 * MOST {
+    if data.len() <= 4 * MOST {
         return (0..=data.len()).collect();
     }
     let mut random = Random::of(data);

@@ -12,7 +12,7 @@ use crate::common::keys::{Keys, THREADS, await_healthy, listed, readyz, with_ide
 use crate::common::process::{run, succeed};
 use crate::common::server::Server;
 use crate::common::tbot::{Start, Tbot};
-use crate::common::v1::{assert_echoes, dial};
+use crate::common::v1::{assert_echoes, connect, dial};
 use crate::common::wait::until;
 use crate::common::{http, not_tested};
 
@@ -71,6 +71,38 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
     limit(open + 2);
     await_reason(&tbot, "no file descriptors are left");
     limit(1000);
+    await_ready(&tbot);
+}
+
+#[test]
+fn one_without_descriptors_is_alive_all_the_same() {
+    let tbot = Tbot::start();
+    await_ready(&tbot);
+    let process = tbot.pid().as_raw_pid().to_string();
+    let limit = |most: u64| {
+        succeed(Command::new("prlimit").args(["--pid", &process, &format!("--nofile={most}:")]));
+    };
+    let open = fs::read_dir(format!("/proc/{process}/fd")).expect("it is ours");
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    limit(numbers.max().expect("there are some") + 1);
+    // Each takes one that is left, until none is; they have ten seconds for their requests.
+    let mut held = Vec::new();
+    until("none is left", || {
+        held.push(connect(&tbot));
+        let log = tbot.stderr.so_far();
+        log.contains("Too many open files").then_some(())
+    });
+    for _ in 0..20 {
+        let (status, body) = http::get(tbot.address(), "/livez");
+        assert_eq!((status, &*body), (200, "OK"));
+    }
+    let log = tbot.stderr.so_far();
+    assert!(
+        !log.contains("no complete request"),
+        "it waited for one to end: {log}"
+    );
+    limit(1000);
+    drop(held);
     await_ready(&tbot);
 }
 

@@ -16,10 +16,14 @@ const PROMISED: Duration = Duration::from_millis(100);
 
 /// Asks until it is ended, and watches how long this machine keeps a thread waiting that wants to run.
 pub struct Livez {
+    began: Instant,
     stop: Arc<AtomicBool>,
     asks: JoinHandle<Vec<Asked>>,
-    watches: JoinHandle<Vec<Stall>>,
+    watches: [JoinHandle<Vec<Stall>>; PARTIES],
 }
+
+/// The client, who accepts and who answers each have to be let run, and so that many are watched.
+const PARTIES: usize = 3;
 
 /// When, and for how long it took.
 struct Asked(Instant, Duration);
@@ -28,21 +32,28 @@ struct Asked(Instant, Duration);
 struct Stall(Instant, Duration);
 
 impl Livez {
-    pub fn watch(address: SocketAddr) -> Self {
+    pub fn watch(address: SocketAddr, began: Instant) -> Self {
         let stop = Arc::<AtomicBool>::default();
-        let (asking, watching) = (stop.clone(), stop.clone());
+        let asking = stop.clone();
+        let watch = |_| {
+            let watching = stop.clone();
+            std::thread::spawn(move || watch_until(&watching))
+        };
         Self {
-            stop,
+            began,
             asks: std::thread::spawn(move || ask_until(&asking, address)),
-            watches: std::thread::spawn(move || watch_until(&watching)),
+            watches: std::array::from_fn(watch),
+            stop,
         }
     }
 
     pub fn end(self) -> Waits {
         self.stop.store(true, Ordering::Relaxed);
         let asked = self.asks.join().expect("every question was answered");
-        let stalls = self.watches.join().expect("it only sleeps");
-        let mut waits: Vec<[Duration; 2]> = asked
+        let watches = self.watches.into_iter();
+        let stalls = watches.flat_map(|watch| watch.join().expect("it only sleeps"));
+        let stalls: Vec<Stall> = stalls.collect();
+        let mut waits: Vec<Wait> = asked
             .iter()
             .map(|Asked(when, took)| {
                 let end = *when + *took;
@@ -50,10 +61,14 @@ impl Livez {
                     .iter()
                     .filter(|Stall(due, _)| (*when..end).contains(due));
                 let stalled: Duration = meanwhile.map(|Stall(_, late)| *late).sum();
-                [*took, took.saturating_sub(stalled)]
+                Wait {
+                    took: *took,
+                    own: took.saturating_sub(stalled),
+                    when: *when - self.began,
+                }
             })
             .collect();
-        waits.sort();
+        waits.sort_by_key(|wait| (wait.own, wait.took));
         Waits(waits)
     }
 }
@@ -97,33 +112,46 @@ fn watch_until(stop: &AtomicBool) -> Vec<Stall> {
     stalls
 }
 
-/// How long each took: by the clock, and without the machine's stalls; the longest last.
-pub struct Waits(Vec<[Duration; 2]>);
+/// For one answer.
+struct Wait {
+    took: Duration,
+    /// Without the machine's stalls.
+    own: Duration,
+    /// Since the begin of all.
+    when: Duration,
+}
+
+/// All, those last that tbot itself took the longest for.
+pub struct Waits(Vec<Wait>);
 
 impl Waits {
-    fn longest(&self) -> Duration {
-        self.0.iter().map(|[_, own]| *own).max().unwrap_or_default()
-    }
-
     pub fn were_short(&self) {
-        let longest = self.longest();
+        let longest = self.0.last().expect("it was asked").own;
         assert!(longest <= PROMISED, "/livez took {longest:?}");
     }
 }
 
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let raw = |part: usize| self.0[self.0.len() * part / 1000][0];
+        for wait in self.0.iter().rev().take(5) {
+            let Wait { took, own, when } = wait;
+            let when = when.as_secs_f64();
+            writeln!(
+                f,
+                "/livez at {when:.1} s: {took:.1?}, {own:.1?} of them its own"
+            )?;
+        }
+        let mut took: Vec<Duration> = self.0.iter().map(|wait| wait.took).collect();
+        took.sort();
+        let within = |part: usize| took[(took.len() * part / 1000).min(took.len() - 1)];
         write!(
             f,
-            "/livez {} times: median {:.1?}, 99 % within {:.1?}, 99.9 % within {:.1?}, the longest {:.1?}, and {:.1?} \
-             without this machine's stalls",
-            self.0.len(),
-            raw(500),
-            raw(990),
-            raw(999),
-            self.0.last().map_or(Duration::ZERO, |last| last[0]),
-            self.longest()
+            "/livez {} times: median {:.1?}, 99 % within {:.1?}, 99.9 % within {:.1?}, the longest {:.1?}",
+            took.len(),
+            within(500),
+            within(990),
+            within(999),
+            within(1000)
         )
     }
 }

@@ -11,13 +11,14 @@ use crate::masters;
 
 pub type Trouble = fn(&Stage, &mut Random);
 
-pub const TROUBLES: [(&str, Trouble); 10] = [
+pub const TROUBLES: [(&str, Trouble); 11] = [
     ("renewals, one upon another", renewals),
     ("the connections to the bastion are killed", kills),
     ("the bastion is down", bastion_down),
     ("the bastion hangs", bastion_hangs),
     ("no descriptor is left", no_descriptors),
     ("no file may be written", no_files),
+    ("nobody reads the log", no_log),
     ("the socket of clients is deleted", no_socket),
     ("the clock is set forth", set_forth),
     ("the clock is set back", set_back),
@@ -85,6 +86,12 @@ fn no_files(stage: &Stage, random: &mut Random) {
     random.pause(2000);
     limit(stage, "fsize", "unlimited");
     stage.tbot.signal(Signal::HUP);
+}
+
+fn no_log(stage: &Stage, random: &mut Random) {
+    stage.tbot.stderr.leave();
+    random.pause(3000);
+    stage.tbot.stderr.read_on();
 }
 
 fn no_socket(stage: &Stage, _: &mut Random) {
