@@ -3,6 +3,7 @@
 //! It knows no metric of any program: captions are their help texts, units are in their names. Everything on it is
 //! bounded, whatever is registered.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
@@ -83,40 +84,11 @@ impl Routes {
             host = escape(&rustix::system::uname().nodename().to_string_lossy()),
             time = moment(now),
         );
-        if !services.is_empty() {
-            body.push_str("<section>\n<h2>Services</h2>\n<ul>\n");
-            // Sorted by name, and so they stay.
-            let (good, wrong): (Vec<_>, Vec<_>) = services
-                .iter()
-                .partition(|(_, service)| service.is_healthy());
-            for (name, service) in wrong.into_iter().chain(good).take(SERVICES) {
-                push_service(&mut body, name, service, now);
-            }
-            body.push_str("</ul>\n");
-            if let Some(more) = services.len().checked_sub(SERVICES + 1) {
-                let _ = writeln!(
-                    body,
-                    "<p>and {} more: <a href=\"/readyz\">/readyz</a></p>",
-                    more + 1
-                );
-            }
-            body.push_str("</section>\n");
-        }
+        push_services(&mut body, &services, now);
         let families = self.metrics.gather();
         self.push_figures(&mut body, &families, now);
-        body.push_str("<section>\n<h2>Paths</h2>\n<dl>\n");
-        for (path, about) in self.endpoints() {
-            let path = escape(path);
-            // A path with a place to fill in leads nowhere.
-            let _ = match path.contains('{') {
-                true => writeln!(body, "<dt><code>{path}</code><dd>{about}"),
-                false => writeln!(
-                    body,
-                    "<dt><a href=\"{path}\"><code>{path}</code></a><dd>{about}"
-                ),
-            };
-        }
-        body.push_str("</dl>\n</section>\n</main>\n");
+        self.push_paths(&mut body);
+        body.push_str("</main>\n");
         if let Some(build) = figures::build(&families) {
             let _ = writeln!(body, "<footer>{build}</footer>");
         }
@@ -125,6 +97,20 @@ impl Routes {
             let _ = writeln!(head, "<meta http-equiv=\"refresh\" content=\"{seconds}\">");
         }
         page(&format!("{mark} {headline} – {title}"), &head, &body)
+    }
+
+    fn push_paths(&self, body: &mut String) {
+        body.push_str("<section>\n<h2>Paths</h2>\n<dl>\n");
+        for (path, about) in self.endpoints() {
+            let path = escape(path);
+            // A path with a place to fill in leads nowhere.
+            let (open, close) = match path.contains('{') {
+                true => (String::new(), ""),
+                false => (format!("<a href=\"{path}\">"), "</a>"),
+            };
+            let _ = writeln!(body, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
+        }
+        body.push_str("</dl>\n</section>\n");
     }
 
     fn push_figures(&self, body: &mut String, families: &[MetricFamily], now: SystemTime) {
@@ -158,6 +144,29 @@ fn push_section(body: &mut String, heading: &str, table: &str) {
         let heading = escape(heading);
         let _ = write!(body, "<section>\n<h2>{heading}</h2>\n{table}</section>\n");
     }
+}
+
+fn push_services(body: &mut String, services: &BTreeMap<String, Service>, now: SystemTime) {
+    if services.is_empty() {
+        return;
+    }
+    body.push_str("<section>\n<h2>Services</h2>\n<ul>\n");
+    // Sorted by name, and so they stay.
+    let (good, wrong): (Vec<_>, Vec<_>) = services
+        .iter()
+        .partition(|(_, service)| service.is_healthy());
+    for (name, service) in wrong.into_iter().chain(good).take(SERVICES) {
+        push_service(body, name, service, now);
+    }
+    body.push_str("</ul>\n");
+    let more = services.len().saturating_sub(SERVICES);
+    if more > 0 {
+        let _ = writeln!(
+            body,
+            "<p>and {more} more: <a href=\"/readyz\">/readyz</a></p>"
+        );
+    }
+    body.push_str("</section>\n");
 }
 
 fn push_service(body: &mut String, name: &str, service: &Service, now: SystemTime) {

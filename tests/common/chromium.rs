@@ -166,7 +166,7 @@ impl Chromium {
         let before = self.events("Page.loadEventFired").len();
         let gone = self.call("Page.navigate", json!({"url": url}));
         assert!(gone.get("errorText").is_none(), "{url}: {gone}");
-        until("the page is loaded", || {
+        until(&format!("{url} is loaded"), || {
             (self.events("Page.loadEventFired").len() > before).then_some(())
         });
     }
