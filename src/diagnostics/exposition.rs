@@ -41,9 +41,9 @@ fn head(text: &mut String, family: &MetricFamily) {
     if !family.help().is_empty() {
         text.push_str("# HELP ");
         text.push_str(name);
-        text.push_str(" ");
+        *text += " ";
         escape(text, family.help(), false);
-        text.push_str("\n");
+        *text += "\n";
     }
     text.push_str("# TYPE ");
     text.push_str(name);
@@ -62,11 +62,11 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
         text.push_str(name);
         text.push_str(suffix);
         if extra.is_some() || !labels.is_empty() {
-            text.push_str("{");
+            *text += "{";
             text.push_str(labels);
             if let Some((label, bound)) = extra {
                 if !labels.is_empty() {
-                    text.push_str(",");
+                    *text += ",";
                 }
                 text.push_str(label);
                 text.push_str("=\"");
@@ -74,16 +74,16 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
                     true => text.push_str("+Inf"),
                     false => number(text, bound),
                 }
-                text.push_str("\"");
+                *text += "\"";
             }
-            text.push_str("}");
+            *text += "}";
         }
-        text.push_str(" ");
+        *text += " ";
         number(text, value);
         if metric.timestamp_ms() != 0 {
             let _ = write!(text, " {}", metric.timestamp_ms());
         }
-        text.push_str("\n");
+        *text += "\n";
     };
     match family.get_field_type() {
         MetricType::COUNTER => line("", None, metric.get_counter().get_value()),
@@ -124,12 +124,12 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
 fn write_labels(text: &mut String, labels: &[LabelPair]) {
     for (place, label) in labels.iter().enumerate() {
         if place > 0 {
-            text.push_str(",");
+            *text += ",";
         }
         text.push_str(label.name());
         text.push_str("=\"");
         escape(text, label.value(), true);
-        text.push_str("\"");
+        *text += "\"";
     }
 }
 

@@ -99,7 +99,11 @@ fn rows(levels: &[usize], report: &mut Report) {
         report.row(&gigabyte(what), Unit::Seconds, Of::Median, Wanted::Nothing);
     }
     for &level in levels {
-        let wanted = Wanted::Ahead(1.0 / 0.75);
+        let wanted = match level {
+            // Less than can be told from none, on either side.
+            1 => Wanted::AtMost(PAGE),
+            _ => Wanted::Ahead(1.0 / 0.75),
+        };
         report.row(&each(level), Unit::Bytes, Of::Median, wanted);
     }
     for what in [LATER, SLOWER] {
