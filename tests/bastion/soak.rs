@@ -166,7 +166,7 @@ fn minutes_of_everything_at_once_leave_nothing_and_all_is_counted() {
     let seed = number("SOAK_SEED").unwrap_or_else(|| now.map_or(1, |now| now.as_secs()));
     eprintln!("SOAK_SEED={seed}");
     let stage = Stage::set();
-    let livez = Livez::watch(stage.tbot.address(), stage.began);
+    let livez = Livez::watch(&stage.tbot, stage.began);
     let mut rests: Vec<Rest> = Vec::new();
     while rests.len() < 3 || stage.began.elapsed() < lasts {
         let round = rests.len() as u64;

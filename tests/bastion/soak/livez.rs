@@ -1,12 +1,20 @@
 //! `/livez`, asked all the time.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+use crate::common::tbot::Tbot;
 
 /// Between two questions.
 const EACH: Duration = Duration::from_millis(50);
@@ -14,74 +22,92 @@ const EACH: Duration = Duration::from_millis(50);
 /// For an answer, of tbot's time.
 const PROMISED: Duration = Duration::from_millis(100);
 
-/// Asks until it is ended, and watches how long this machine keeps a thread waiting that wants to run.
+/// Asks until it is ended.
 pub struct Livez {
-    began: Instant,
     stop: Arc<AtomicBool>,
-    asks: JoinHandle<Vec<Asked>>,
-    watches: [JoinHandle<Vec<Stall>>; PARTIES],
+    asks: JoinHandle<Vec<Wait>>,
 }
 
-/// The client, who accepts and who answers each have to be let run, and so that many are watched.
-const PARTIES: usize = 3;
-
-/// When, and for how long it took.
-struct Asked(Instant, Duration);
-
-/// When a thread was due, and for how long it was not let run.
-struct Stall(Instant, Duration);
-
 impl Livez {
-    pub fn watch(address: SocketAddr, began: Instant) -> Self {
+    pub fn watch(tbot: &Tbot, began: Instant) -> Self {
         let stop = Arc::<AtomicBool>::default();
-        let asking = stop.clone();
-        let watch = |_| {
-            let watching = stop.clone();
-            std::thread::spawn(move || watch_until(&watching))
-        };
+        let (asking, address, pid) = (stop.clone(), tbot.address(), tbot.pid());
         Self {
-            began,
-            asks: std::thread::spawn(move || ask_until(&asking, address)),
-            watches: std::array::from_fn(watch),
             stop,
+            asks: std::thread::spawn(move || ask_until(&asking, address, pid, began)),
         }
     }
 
     pub fn end(self) -> Waits {
         self.stop.store(true, Ordering::Relaxed);
-        let asked = self.asks.join().expect("every question was answered");
-        let watches = self.watches.into_iter();
-        let stalls = watches.flat_map(|watch| watch.join().expect("it only sleeps"));
-        let stalls: Vec<Stall> = stalls.collect();
-        let mut waits: Vec<Wait> = asked
-            .iter()
-            .map(|Asked(when, took)| {
-                let end = *when + *took;
-                let meanwhile = stalls
-                    .iter()
-                    .filter(|Stall(due, _)| (*when..end).contains(due));
-                let stalled: Duration = meanwhile.map(|Stall(_, late)| *late).sum();
-                Wait {
-                    took: *took,
-                    own: took.saturating_sub(stalled),
-                    when: *when - self.began,
-                }
-            })
-            .collect();
+        let mut waits = self.asks.join().expect("every question was answered");
         waits.sort_by_key(|wait| (wait.own, wait.took));
         Waits(waits)
     }
 }
 
-fn ask_until(stop: &AtomicBool, address: SocketAddr) -> Vec<Asked> {
-    let mut asked = Vec::new();
+fn ask_until(stop: &AtomicBool, address: SocketAddr, pid: Pid, began: Instant) -> Vec<Wait> {
+    let mut waits = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let begin = Instant::now();
+        let (before, begin) = (Queued::now(pid), Instant::now());
         ask(address).unwrap_or_else(|error| panic!("/livez after {:?}: {error}", begin.elapsed()));
-        asked.push(Asked(begin, begin.elapsed()));
+        let took = begin.elapsed();
+        let queued = Queued::now(pid).since(&before);
+        waits.push(Wait {
+            took,
+            own: took.saturating_sub(queued),
+            when: begin - began,
+        });
         std::thread::sleep(EACH.saturating_sub(begin.elapsed()));
     }
-    asked
+    waits
+}
+
+/// For how long threads have waited for a processor: ours, and by their numbers those of tbot's diagnostics.
+struct Queued(Duration, HashMap<OsString, (bool, Duration)>);
+
+impl Queued {
+    fn now(pid: Pid) -> Self {
+        let tasks = format!("/proc/{}/task", pid.as_raw_pid());
+        let tasks = fs::read_dir(tasks).expect("it runs");
+        let of = |task: fs::DirEntry| {
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            let is_worker = name.starts_with("diag-worker");
+            let is_meant = is_worker || name.starts_with("diag-accept");
+            is_meant.then_some((task.file_name(), (is_worker, queued(&task.path())?)))
+        };
+        let all = tasks.filter_map(|task| of(task.ok()?)).collect();
+        Self(
+            queued(Path::new("/proc/thread-self")).unwrap_or_default(),
+            all,
+        )
+    }
+
+    /// Of the three that an answer takes: who asks, who accepts, and a worker, of which it is not known which.
+    fn since(&self, before: &Self) -> Duration {
+        let longest = |workers: bool| {
+            let of = self
+                .1
+                .iter()
+                .filter(|(_, (is_worker, _))| *is_worker == workers);
+            let since = of.map(|(thread, (_, queued))| {
+                let earlier = before
+                    .1
+                    .get(thread)
+                    .map_or(Duration::ZERO, |(_, queued)| *queued);
+                queued.saturating_sub(earlier)
+            });
+            since.max().unwrap_or_default()
+        };
+        self.0.saturating_sub(before.0) + longest(false) + longest(true)
+    }
+}
+
+/// The second number of its `schedstat` (proc(5)), where the kernel has it.
+fn queued(task: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(task.join("schedstat")).ok()?;
+    let nanoseconds = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 /// From a new connection to its end.
@@ -98,24 +124,10 @@ fn ask(address: SocketAddr) -> std::io::Result<()> {
     }
 }
 
-fn watch_until(stop: &AtomicBool) -> Vec<Stall> {
-    const STEP: Duration = Duration::from_millis(2);
-    let mut stalls = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let due = Instant::now() + STEP;
-        std::thread::sleep(STEP);
-        let late = due.elapsed();
-        if late > STEP {
-            stalls.push(Stall(due, late));
-        }
-    }
-    stalls
-}
-
 /// For one answer.
 struct Wait {
     took: Duration,
-    /// Without the machine's stalls.
+    /// Without what threads waited for a processor.
     own: Duration,
     /// Since the begin of all.
     when: Duration,
