@@ -6,8 +6,13 @@ TRIPLE = $(shell $(RUSTC) -vV | sed -n 's/^host: //p')
 OUT = $(abspath $(or $(CARGO_TARGET_DIR),target))
 STATIC = $(OUT)/$(TRIPLE)/release/tbot
 STATIC_LIMIT = 4000000
+, := ,
 # Without `lines`: it has no debug information.
 STATIC_FEATURES = cli,pprof
+
+# 120 kB less of relocations, where the C library that is linked unpacks them: glibc from 2.36 on.
+PACKED = $(if $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" | sort -VC && echo yes),\
+	-C link-arg=-Wl$(,)-z$(,)pack-relative-relocs)
 
 # Frame pointers are what profiles walk by. Position-independent it stays: with relocation-model=static
 # the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
@@ -15,7 +20,7 @@ STATIC_FEATURES = cli,pprof
 # standard library are installed.
 STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error the static program \
 	cannot be built where a path has a space in it: $(CURDIR), $(OUT))) \
-	-C target-feature=+crt-static -C force-frame-pointers=yes \
+	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) \
 	--remap-path-prefix=$(CURDIR)=/tbot-rs \
 	--remap-path-prefix=$(OUT)=/target \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \

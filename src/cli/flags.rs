@@ -85,6 +85,8 @@ pub(super) const WRITE: &str = "--write";
 
 /// The one variable that stands in for no flag.
 pub(super) const LOG: &str = "TBOT_LOG";
+pub(super) const ABOUT_LOG: &str = "says what is logged: error, warn, info, debug or trace, also of a part alone, as in \
+     info,tbot::connection=warn";
 
 /// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
 pub(super) static FLAGS: &[Flag] = &[

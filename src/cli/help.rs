@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::args::{COMMANDS, Command};
-use super::flags::{Flag, LOG, Scope};
+use super::flags::{ABOUT_LOG, Flag, LOG, Scope};
 
 /// The whole help of `command`.
 pub(super) fn text(command: &Command) -> String {
@@ -42,11 +42,7 @@ pub(super) fn text(command: &Command) -> String {
     if command.has(Scope::Start) {
         text +=
             "\nA flag wins over its environment variable, and that over the configuration file.\n";
-        let _ = write!(
-            text,
-            "The variable {LOG} says what is logged: error, warn, info, debug or trace, also of a\npart \
-             alone, as in info,tbot::connection=warn.\n"
-        );
+        let _ = writeln!(text, "The variable {LOG} {ABOUT_LOG}.");
     }
     if command.flags().any(|flag| flag.value() == Some("DURATION")) {
         text += "\nDurations are written like 1h30m, 90s or 100ms.\n";

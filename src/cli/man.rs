@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::args::{COMMANDS, ROOT};
-use super::flags::{FLAGS, Flag, Scope};
+use super::flags::{ABOUT_LOG, FLAGS, Flag, LOG, Scope};
 use super::help::{HELP, VERSION, about, form, usage};
 
 /// What is in no table: a paragraph for each term.
@@ -106,6 +106,7 @@ pub(super) fn page() -> String {
             );
         }
     }
+    term(&mut page, LOG, &format!("It {}.", escaped(ABOUT_LOG)));
     for (title, entries) in [
         ("FILES", FILES),
         ("SIGNALS", SIGNALS),

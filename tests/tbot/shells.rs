@@ -320,6 +320,7 @@ fn the_manual_has_everything_and_no_mistake() {
             assert!(page.contains(&entry), "{entry:?} is not in {page}");
         }
     }
+    assert!(page.contains("TBOT_LOG It says what is logged: "), "{page}");
     let sections = [
         "NAME",
         "SYNOPSIS",
