@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::keys::{Keys, with_identity};
@@ -337,4 +338,34 @@ fn its_example_of_embedding_is_the_one_that_the_documentation_tests() {
         block("rust", "use tbot::").lines().collect::<Vec<_>>(),
         documented
     );
+}
+
+#[test]
+fn what_contributors_are_told_is_where_it_says() {
+    let (_, section) = README.split_once("\n## Contributing\n").expect("a section");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let steps = section
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    let mut lists = 0;
+    for step in steps {
+        lists += usize::from(step.starts_with("1. "));
+        let quoted: Vec<&str> = step.split('`').skip(1).step_by(2).collect();
+        let (paths, words): (Vec<&str>, Vec<&str>) =
+            quoted.iter().partition(|word| root.join(word).is_file());
+        let texts: Vec<String> = paths
+            .iter()
+            .map(|path| fs::read_to_string(root.join(path)).expect("it is text"))
+            .collect();
+        for word in words {
+            assert!(!word.contains(".rs"), "there is no {word}");
+            let last = word.rsplit("::").next().unwrap_or(word);
+            let is_command = word.starts_with("tbot ");
+            assert!(
+                is_command || texts.iter().any(|text| text.contains(last)),
+                "{word} is not where step {step:?} says"
+            );
+        }
+    }
+    assert_eq!(lists, 4, "route, metric, flag, service");
 }
