@@ -269,19 +269,6 @@ fn it_names_every_metric_and_no_other() {
 }
 
 #[test]
-fn its_unit_is_the_one_that_is_installed() {
-    let unit: Vec<&str> = README
-        .lines()
-        .skip_while(|line| *line != "    # cat /etc/systemd/system/tbot.service")
-        .skip(1)
-        .take_while(|line| line.is_empty() || line.starts_with("    "))
-        .map(|line| line.trim_start_matches("    "))
-        .collect();
-    let installed = include_str!("../../src/tbot.service");
-    assert_eq!(unit.join("\n").trim_end(), installed.trim_end());
-}
-
-#[test]
 fn its_archive_is_the_one_that_is_made() {
     let archive = concat!(
         "tbot-",
