@@ -76,7 +76,10 @@ impl Notify {
         let is_ours = var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let watchdog = var("WATCHDOG_USEC").ok().filter(|_| is_ours);
         let watchdog = watchdog.and_then(|interval| interval.parse().ok());
-        let watchdog = watchdog.filter(|interval| *interval > 0);
+        // No sooner than that is worth the messages.
+        let watchdog = watchdog
+            .filter(|interval| *interval > 0)
+            .map(|interval: u64| interval.max(100_000));
         Self {
             to: to.ok(),
             watchdog: watchdog.map(Duration::from_micros),

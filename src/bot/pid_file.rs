@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::{Error, system};
 use crate::errors::plain;
+
+/// More than any process id has, in bytes.
+const LONGEST: u64 = 32;
 
 /// The process id in a file, from [`write`](Self::write) on for as long as this lives.
 #[derive(Debug, Default)]
@@ -106,12 +111,7 @@ fn put(temporary: &Path, path: &Path) -> io::Result<()> {
     // Of several that start together, one is first: a link to a name that is taken is refused, and whoever
     // replaces a file holds its lock.
     loop {
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let left = File::options()
-            .read(true)
-            .custom_flags(flags.bits() as i32)
-            .open(path);
-        match left {
+        match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match fs::hard_link(temporary, path) {
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
@@ -120,24 +120,41 @@ fn put(temporary: &Path, path: &Path) -> io::Result<()> {
                     Err(_) => return fs::rename(temporary, path),
                 }
             }
-            Ok(left) => {
-                let lock = flock(&left, FlockOperation::NonBlockingLockExclusive);
-                if lock == Err(rustix::io::Errno::WOULDBLOCK) {
-                    let mut pid = String::new();
-                    let _ = left.take(20).read_to_string(&mut pid);
-                    return Err(io::Error::other(format!(
-                        "it is that of another tbot, which runs (process {})",
-                        pid.trim().escape_debug()
-                    )));
-                }
-                if is_at(&left, path) {
-                    return fs::rename(temporary, path);
-                }
-            }
-            // A link, or one that may not be read: nobody's who serves.
-            Err(_) => return fs::rename(temporary, path),
+            // Such as /dev/null: what is put in its place would be gone at the end.
+            Ok(there) if !there.is_file() => return Err(other("it is no regular file")),
+            there => there?,
+        };
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut open = File::options();
+        let left = match open.read(true).custom_flags(flags.bits() as i32).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            left => left?,
+        };
+        let is_locked =
+            flock(&left, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK);
+        let mut pid = String::new();
+        let is_text = (&left).take(LONGEST).read_to_string(&mut pid).is_ok();
+        let pid = pid.trim();
+        if !is_text || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(other("what is there is no process id"));
+        }
+        // Whoever may read it may lock it, but the process that it names is then another one.
+        let process = pid.parse().ok().and_then(Pid::from_raw);
+        if is_locked
+            && process.is_some_and(|process| test_kill_process(process) != Err(Errno::SRCH))
+        {
+            return Err(other(&format!(
+                "it is that of another tbot, which runs (process {pid})"
+            )));
+        }
+        if is_at(&left, path) {
+            return fs::rename(temporary, path);
         }
     }
+}
+
+fn other(what: &str) -> io::Error {
+    io::Error::other(what)
 }
 
 /// Whether `path` leads to `file`.

@@ -289,6 +289,38 @@ fn of_many_that_start_together_one_has_the_pid_file() {
 }
 
 #[test]
+fn what_is_no_pid_file_stays_as_it_is() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("tbot.pid");
+    let start = || Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+    succeed(Command::new("mkfifo").arg(&path));
+    let error = start().finish().error().to_owned();
+    assert!(
+        error.ends_with("tbot.pid: it is no regular file"),
+        "{error}"
+    );
+    assert!(!path.is_file());
+    fs::remove_file(&path).expect("the directory is ours");
+    fs::write(&path, "version: v2\n").expect("the directory is ours");
+    let error = start().finish().error().to_owned();
+    assert!(
+        error.ends_with("tbot.pid: what is there is no process id"),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read_to_string(&path).expect("it is there"),
+        "version: v2\n"
+    );
+    // The number of none, however it is locked: anyone may who may read it.
+    fs::write(&path, format!("{}\n", i32::MAX)).expect("the directory is ours");
+    let held = fs::File::open(&path).expect("it is there");
+    held.lock().expect("nobody else has it");
+    let tbot = start().start();
+    let pid = tbot.pid().as_raw_pid().to_string();
+    assert_eq!(fs::read_to_string(&path).expect("it is there").trim(), pid);
+}
+
+#[test]
 fn a_start_that_fails_leaves_no_pid_file() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let missing = directory.path().join("no/tbot.pid");
