@@ -48,6 +48,17 @@ pub fn peer(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Peer> {
     }
 }
 
+/// How much of what was written to a connected TCP socket its peer has not taken (SIOCOUTQ in tcp(7)), in bytes; 0 where
+/// that cannot be told.
+#[cfg(feature = "multiplexer")]
+pub fn unacknowledged(socket: std::os::fd::BorrowedFd<'_>) -> u64 {
+    use std::os::fd::AsRawFd;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the pointer is to a live number, of the type that this request fills (TIOCOUTQ is the same).
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { bytes.max(0) as u64 } else { 0 }
+}
+
 /// How often in a row what was sent by a connected TCP socket had to be sent again, as nothing of it was
 /// acknowledged; 0 where that cannot be told.
 #[cfg(feature = "multiplexer")]

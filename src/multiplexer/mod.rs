@@ -43,6 +43,7 @@ pub(crate) mod destination;
 mod error;
 mod flow;
 mod inbox;
+mod leaver;
 mod limits;
 mod options;
 mod record;

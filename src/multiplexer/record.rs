@@ -15,6 +15,9 @@ pub const BROKEN: &str = "broken";
 /// Of one that the end of tbot ended.
 pub const CUT: &str = "cut";
 
+/// Of one by a user who is not allowed.
+const PEER: &str = "peer";
+
 /// What is known of a connection so far. Its strings are those that came with the request: nothing is put together
 /// before the line is written, and then only if it is.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ impl Record {
         }
         match outcome {
             OK => line!(INFO),
+            // A place of its own: others do not crowd out who may not connect.
+            PEER => line!(WARN),
             _ => line!(WARN),
         }
     }

@@ -8,26 +8,22 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::Instant;
 
 use prometheus::IntCounter;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::sockopt::set_tcp_user_timeout;
 use slab::Slab;
 
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
+use super::leaver::{self, Leaver};
 use crate::pulse::{self, Pulse};
-
-/// For an upstream whose client has left to take some of what that sent before: once it takes nothing for so long,
-/// the connection is over.
-const LAST_BYTES: Duration = Duration::from_secs(20);
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -68,7 +64,7 @@ pub struct Link {
 pub enum Ending {
     /// Both sides closed, or the client left.
     Done,
-    /// The upstream broke while the client was there.
+    /// The upstream broke while the client was there, or took nothing any more when it had left.
     Broken(Errno),
     /// [`Relay::close_all`] cut it.
     Cut,
@@ -181,6 +177,8 @@ struct Worker {
     buffer: Box<[u8]>,
     sent: IntCounter,
     received: IntCounter,
+    /// When to look at those whose clients have left, if there are any.
+    look: Option<Instant>,
     stopping: bool,
 }
 
@@ -192,8 +190,8 @@ struct Entry {
     /// From upstream to client.
     down: Flow,
     queued: bool,
-    /// The client has left, and the upstream was given its time.
-    left: bool,
+    /// The client has left.
+    left: Option<Leaver>,
     broken: Option<Errno>,
     /// Where bytes are counted, if not with all others.
     counters: Option<(IntCounter, IntCounter)>,
@@ -218,6 +216,7 @@ impl Worker {
             buffer: vec![0; BUFFER].into(),
             sent,
             received,
+            look: None,
             stopping: false,
         })
     }
@@ -227,12 +226,15 @@ impl Worker {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
         let mut turn = Vec::new();
         while !self.stopping {
-            let now = Timespec::default();
-            let timeout = (!self.ready.is_empty()).then_some(&now);
-            if timeout.is_none() {
+            let timeout = if self.ready.is_empty() {
                 self.shared.pulse.rest();
-            }
-            let woken = epoll::wait(&self.epoll, &mut events, timeout);
+                let left = |look: Instant| look.saturating_duration_since(Instant::now());
+                self.look
+                    .and_then(|look| Timespec::try_from(left(look)).ok())
+            } else {
+                Some(Timespec::default())
+            };
+            let woken = epoll::wait(&self.epoll, &mut events, timeout.as_ref());
             self.shared.pulse.beat();
             match woken {
                 Ok((events, _)) => {
@@ -262,6 +264,9 @@ impl Worker {
                     sent += up;
                     received += down;
                 }
+                if entry.left.is_some() && self.look.is_none() {
+                    self.look = Some(Instant::now() + leaver::LOOK);
+                }
                 if entry.is_done() {
                     self.remove(key, None);
                 } else if again {
@@ -271,6 +276,27 @@ impl Worker {
             // Counted once a round: the counters are shared by all threads.
             self.sent.inc_by(sent);
             self.received.inc_by(received);
+            if self.look.is_some_and(|look| look <= Instant::now()) {
+                self.look_at_leavers();
+            }
+        }
+    }
+
+    /// Ends those whose clients have left and whose upstreams take nothing any more.
+    fn look_at_leavers(&mut self) {
+        let now = Instant::now();
+        let (mut stuck, mut any) = (Vec::new(), false);
+        for (key, entry) in &mut self.pairs {
+            if let Some(left) = &mut entry.left {
+                any = true;
+                if left.is_stuck(entry.upstream.socket.as_fd(), entry.carried.sent, now) {
+                    stuck.push(key);
+                }
+            }
+        }
+        self.look = any.then(|| now + leaver::LOOK);
+        for key in stuck {
+            self.remove(key, Some(Ending::Broken(Errno::TIMEDOUT)));
         }
     }
 
@@ -341,7 +367,7 @@ impl Worker {
             up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
-            left: false,
+            left: None,
             broken: None,
             counters,
             carried: Carried::default(),
@@ -433,9 +459,8 @@ impl Entry {
         {
             *broken = broken.or(Some(error));
         }
-        if client.hung_up && !std::mem::replace(left, true) {
-            // Fails for what is no TCP, and ends with its peer.
-            let _ = set_tcp_user_timeout(&upstream.socket, LAST_BYTES.as_millis() as u32);
+        if client.hung_up && left.is_none() {
+            *left = Some(Leaver::new(Instant::now()));
         }
         let is_deaf = matches!(down_end, End::Destination(_));
         if is_deaf {

@@ -16,7 +16,7 @@ use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
-use crate::common::wait::until;
+use crate::common::wait::{PATIENCE, until};
 
 #[test]
 fn a_client_that_has_sent_all_still_gets_the_answer() {
@@ -205,8 +205,33 @@ fn a_client_that_goes_away_ends_a_target_that_never_reads() {
         left.lock().expect("nobody panics").recv().ok();
     });
     fill(&tbot, &deaf);
-    tbot.await_ended(1);
+    let counts = tbot.await_ended(1);
+    assert_eq!(counts.error, 1, "what it sent was not delivered");
     drop(leave);
+}
+
+#[test]
+fn what_a_client_that_goes_away_has_sent_reaches_a_target_that_is_slow() {
+    const BYTES: usize = 400_000;
+    let tbot = Tbot::start();
+    let (finish, finished) = std::sync::mpsc::channel();
+    let finish = Mutex::new(finish);
+    let slow = Server::start(move |mut stream| {
+        let few = rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 8192);
+        few.expect("it is a socket");
+        // Full windows all the way, for longer than the kernel would give it by TCP_USER_TIMEOUT of 20 s.
+        let (mut some, mut read) = ([0; 8192], 0);
+        while let Ok(n @ 1..) = stream.read(&mut some) {
+            read += n;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        finish.lock().expect("nobody panics").send(read).ok();
+    });
+    let mut client = dial(&tbot, slow.address);
+    client.write_all(&vec![7; BYTES]).expect("tbot takes it");
+    drop(client);
+    assert_eq!(finished.recv_timeout(PATIENCE), Ok(BYTES));
+    assert_eq!(tbot.await_ended(1).ok, 1);
 }
 
 #[test]
