@@ -127,14 +127,14 @@ enum Event {
 /// an error means that nothing runs.
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let registry = Registry::new();
-    let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
+    let counts = LogMetrics::register(&registry).map_err(system("register metrics"))?;
     let level = match settings.debug {
         true => LevelFilter::DEBUG,
         false => LevelFilter::INFO,
     };
     let levels = settings.log_levels.clone();
-    let _log =
-        logging::start(settings.log_format, levels, level, log).map_err(system("start the log"))?;
+    let log = logging::start(settings.log_format, levels, level, counts)
+        .map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -250,6 +250,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     running.stop(&events, events_sender, settings.shutdown_grace);
     drop(running);
     drop(signals);
+    log.tell_counted();
     tracing::info!("stopped");
     Ok(())
 }
