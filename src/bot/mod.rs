@@ -108,9 +108,16 @@ impl Metrics {
 /// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
+const MULTIPLEXER: &str = "SSH multiplexer";
+
 /// The headings of the page at `/`, with the metrics below each.
-const PAGE: [(&str, &str); 3] = [
-    ("SSH multiplexer", "tbot_ssh_multiplexer_"),
+const PAGE: [(&str, &str); 7] = [
+    // In the order in which things happen.
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_started"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_in_flight"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_setup_"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_"),
     ("Certificates", "tbot_identity_"),
     ("Connections to bastions", "tbot_ssh_bastion_"),
 ];
