@@ -154,11 +154,31 @@ fn help_has_every_flag_with_its_default_and_variable() {
     for command in ["version", "man", "completions"] {
         check(&[command, "--help"], &[&ROOT[2..3]]);
     }
-    let run = room.tbot(["start", "--help"]);
-    assert!(
-        run.succeeded()
-            .contains("\nThe variable TBOT_LOG says what is logged: error, ")
-    );
+    for command in ["start", "start ssh-multiplexer", "install systemd"] {
+        let run = room.tbot(command.split(' ').chain(["--help"]));
+        let says = "\nThe variable TBOT_LOG says what is logged: error, ";
+        assert!(run.succeeded().contains(says), "{command}");
+    }
+    // Each says what it does there.
+    for (command, debug) in [
+        (
+            "start",
+            "          Log details, show the causes of errors, and serve profiles at ",
+        ),
+        (
+            "wait",
+            "          Print each reason to wait, as without --timeout, and the causes ",
+        ),
+        (
+            "man",
+            "          Show the causes of errors. [default: false]",
+        ),
+    ] {
+        let run = room.tbot([command, "--help"]);
+        assert!(run.succeeded().contains(debug), "{command}");
+    }
+    let last = "\ntbot COMMAND --help lists a command's flags; tbot man is the manual.\n";
+    assert!(room.tbot(["--help"]).succeeded().ends_with(last));
     let run = room.tbot(["ssh-multiplexer-proxy-command", "--help"]);
     assert!(run.succeeded().contains("SOCKET HOST:PORT[|CLUSTER]"));
     for command in [
@@ -167,7 +187,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         "wait",
         "configure",
         "configure ssh-multiplexer",
-        "install",
+        "install systemd",
         "completions",
         "man",
         "version",
@@ -235,19 +255,19 @@ fn an_unknown_command_is_told_with_a_near_miss() {
         (vec!["strat"], format!("unknown command \"strat\"; did you mean \"start\"? {COMMANDS}")),
         (vec!["serve"], format!("unknown command \"serve\" {COMMANDS}")),
         (vec![""], format!("unknown command \"\" {COMMANDS}")),
-        (vec!["start", "ssh-multiplexor"], "unknown command \"ssh-multiplexor\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
-        (vec!["start", "my.yaml"], "unknown command \"my.yaml\" (allowed: ssh-multiplexer)".into()),
+        (vec!["start", "ssh-multiplexor"], "tbot start: unknown command \"ssh-multiplexor\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
+        (vec!["start", "my.yaml"], "tbot start: unknown command \"my.yaml\" (allowed: ssh-multiplexer)".into()),
         (vec!["start", "ssh-multiplexer", "x"], "unexpected argument \"x\"".into()),
         (vec!["version", "x"], "unexpected argument \"x\"".into()),
         (vec!["start", "database"], "\"database\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: identity, ssh-multiplexer)".into()),
-        (vec!["install"], "tbot install needs one word more (allowed: systemd)".into()),
-        (vec!["install", "sytemd"], "unknown command \"sytemd\"; did you mean \"systemd\"? (allowed: systemd)".into()),
+        (vec!["install"], "tbot install needs systemd behind it".into()),
+        (vec!["install", "sytemd"], "tbot install: unknown command \"sytemd\"; did you mean \"systemd\"? (allowed: systemd)".into()),
         (vec!["migrate"], "the command migrate is not in this version of tbot-rs".into()),
         (vec!["wiat"], format!("unknown command \"wiat\"; did you mean \"wait\"? {COMMANDS}")),
-        (vec!["configure", "ssh-multiplexr"], "unknown command \"ssh-multiplexr\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
+        (vec!["configure", "ssh-multiplexr"], "tbot configure: unknown command \"ssh-multiplexr\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
         (vec!["init"], "the command init needs a Teleport cluster, which tbot-rs does without; leave it out".into()),
         (vec!["-d", "ssh-multiplexer-proxy-command", "a"], "unexpected argument \"a\"".into()),
-        (vec!["-d", "ssh-multiplexer-proxy-command"], "--debug is a flag of `tbot start`".into()),
+        (vec!["-d", "ssh-multiplexer-proxy-command"], "--debug is no flag of `tbot ssh-multiplexer-proxy-command`, but one of `tbot start`, `tbot wait`, `tbot configure`, `tbot install systemd`, `tbot completions`, `tbot man`, `tbot version`".into()),
     ] {
         room.tbot(&args).failed_with(&message);
     }
@@ -255,7 +275,7 @@ fn an_unknown_command_is_told_with_a_near_miss() {
 
 #[test]
 fn an_unknown_flag_is_told_with_a_near_miss() {
-    const SEE: &str = "(tbot --help lists what there is)";
+    const SEE: &str = "(tbot start ssh-multiplexer --help lists what there is)";
     for (flag, message) in [
         (
             "--destinatoin=x",
@@ -288,16 +308,53 @@ fn an_unknown_flag_is_told_with_a_near_miss() {
     }
     Room::new()
         .tbot(["start", "--destination", "x"])
-        .failed_with("--destination is a flag of `tbot start ssh-multiplexer`");
+        .failed_with("--destination is no flag of `tbot start`, but one of `tbot start ssh-multiplexer`, `tbot configure ssh-multiplexer`, `tbot install systemd`");
     Room::new()
         .tbot(["version", "--oneshot"])
-        .failed_with("--oneshot is a flag of `tbot start`");
+        .failed_with("--oneshot is no flag of `tbot version`, but one of `tbot start`, `tbot configure`, `tbot install systemd`");
     Room::new()
         .tbot(["-c", "x", "version"])
-        .failed_with("--config is a flag of `tbot start`");
+        .failed_with("--config is no flag of `tbot version`, but one of `tbot start`, `tbot configure`, `tbot install systemd`");
     Room::new()
         .tbot(["start", "--timeout", "1s"])
-        .failed_with("--timeout is a flag of `tbot wait`");
+        .failed_with("--timeout is no flag of `tbot start`, but one of `tbot wait`");
+    // A near miss is one that the command takes; before any command, one of all.
+    for (line, message) in [
+        (
+            "wait --servce x",
+            "unknown flag --servce; did you mean \"--service\"? (tbot wait --help lists what there is)",
+        ),
+        (
+            "wait --diag-adr x",
+            "unknown flag --diag-adr; did you mean \"--diag-addr\"? (tbot wait --help lists what there is)",
+        ),
+        (
+            "start --servce x",
+            "unknown flag --servce (tbot start --help lists what there is)",
+        ),
+        (
+            "install --wrte",
+            "unknown flag --wrte; did you mean \"--write\"? (tbot install systemd --help lists what there is)",
+        ),
+        (
+            "version -x",
+            "unknown flag -x (tbot version --help lists what there is)",
+        ),
+        (
+            "--servce x wait",
+            "unknown flag --servce; did you mean \"--service\"? (tbot --help lists what there is)",
+        ),
+        (
+            "help wait --servce",
+            "unknown flag --servce; did you mean \"--service\"? (tbot wait --help lists what there is)",
+        ),
+        (
+            "wiat --servce x",
+            "unknown command \"wiat\"; did you mean \"wait\"? (allowed: start, wait, configure, install, completions, man, version, ssh-multiplexer-proxy-command)",
+        ),
+    ] {
+        Room::new().tbot(line.split(' ')).failed_with(message);
+    }
 }
 
 #[test]

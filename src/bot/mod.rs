@@ -108,9 +108,16 @@ impl Metrics {
 /// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
+const MULTIPLEXER: &str = "SSH multiplexer";
+
 /// The headings of the page at `/`, with the metrics below each.
-const PAGE: [(&str, &str); 3] = [
-    ("SSH multiplexer", "tbot_ssh_multiplexer_"),
+const PAGE: [(&str, &str); 7] = [
+    // In the order in which things happen.
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_started"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_in_flight"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_requests_"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_setup_"),
+    (MULTIPLEXER, "tbot_ssh_multiplexer_"),
     ("Certificates", "tbot_identity_"),
     ("Connections to bastions", "tbot_ssh_bastion_"),
 ];
@@ -127,14 +134,14 @@ enum Event {
 /// an error means that nothing runs.
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let registry = Registry::new();
-    let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
+    let counts = LogMetrics::register(&registry).map_err(system("register metrics"))?;
     let level = match settings.debug {
         true => LevelFilter::DEBUG,
         false => LevelFilter::INFO,
     };
     let levels = settings.log_levels.clone();
-    let _log =
-        logging::start(settings.log_format, levels, level, log).map_err(system("start the log"))?;
+    let log = logging::start(settings.log_format, levels, level, counts)
+        .map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -250,6 +257,7 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     running.stop(&events, events_sender, settings.shutdown_grace);
     drop(running);
     drop(signals);
+    log.tell_counted();
     tracing::info!("stopped");
     Ok(())
 }

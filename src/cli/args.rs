@@ -43,7 +43,7 @@ pub(super) static ROOT: Command = Command {
     choices: &[],
     usage: "COMMAND [FLAGS]",
     about: "An SSH multiplexer that shows its own health.",
-    scopes: &[Scope::Any, Scope::Config],
+    scopes: &[Scope::Config],
     action: Action::None,
 };
 
@@ -52,7 +52,7 @@ static VERSION: Command = Command {
     choices: &[],
     usage: "",
     about: "Print the version and what it was built from.",
-    scopes: &[Scope::Any],
+    scopes: &[Scope::Plain],
     action: Action::Version,
 };
 
@@ -63,7 +63,7 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: &[],
         usage: "-c PATH [FLAGS]",
         about: "Run the services of a configuration file.",
-        scopes: &[Scope::Any, Scope::Config, Scope::Start],
+        scopes: &[Scope::Config, Scope::Start],
         action: Action::Start,
     },
     &Command {
@@ -71,12 +71,7 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: &[],
         usage: "--destination PATH [FLAGS]",
         about: "Run an SSH multiplexer from flags alone, or beside the services of a file.",
-        scopes: &[
-            Scope::Any,
-            Scope::Config,
-            Scope::Start,
-            Scope::SshMultiplexer,
-        ],
+        scopes: &[Scope::Config, Scope::Start, Scope::SshMultiplexer],
         action: Action::Start,
     },
     &Command {
@@ -84,7 +79,7 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: &[],
         usage: "--diag-addr HOST:PORT [FLAGS]",
         about: "Wait until the services of a running tbot are healthy.",
-        scopes: &[Scope::Any, Scope::Wait],
+        scopes: &[Scope::Wait],
         action: Action::Wait,
     },
     &Command {
@@ -92,7 +87,7 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: &[],
         usage: "[--check -c PATH] [FLAGS]",
         about: "Print an example of a configuration, or check one.",
-        scopes: &[Scope::Any, Scope::Config, Scope::Configure, Scope::Start],
+        scopes: &[Scope::Config, Scope::Configure, Scope::Start],
         action: Action::Configure,
     },
     &Command {
@@ -101,7 +96,6 @@ pub(super) static COMMANDS: &[&Command] = &[
         usage: "--destination PATH [FLAGS]",
         about: "Print the configuration that these flags of tbot start ssh-multiplexer stand for.",
         scopes: &[
-            Scope::Any,
             Scope::Config,
             Scope::Configure,
             Scope::Start,
@@ -114,7 +108,7 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: &["systemd"],
         usage: "[-c PATH] [--write] [FLAGS]",
         about: "Print or write a systemd unit that runs a configuration file or, without one, a multiplexer.",
-        scopes: &[Scope::Any, Scope::Config, Scope::Install, Scope::Start],
+        scopes: &[Scope::Config, Scope::Install, Scope::Start],
         action: Action::Install,
     },
     &Command {
@@ -122,15 +116,15 @@ pub(super) static COMMANDS: &[&Command] = &[
         choices: SHELLS,
         usage: "",
         about: "Print the script by which a shell completes command lines of tbot.",
-        scopes: &[Scope::Any],
+        scopes: &[Scope::Plain],
         action: Action::Completions,
     },
     &Command {
         words: &["man"],
         choices: &[],
         usage: "",
-        about: "Print the manual page, for man -l.",
-        scopes: &[Scope::Any],
+        about: "Print the manual page: tbot man | man -l -",
+        scopes: &[Scope::Plain],
         action: Action::Man,
     },
     &VERSION,
@@ -153,6 +147,16 @@ impl Command {
     /// Whether flags of this scope are among its own.
     pub fn has(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    /// Its words, with the one that has to stand behind them.
+    pub fn name(&self) -> String {
+        let only = match self.choices {
+            [only] => Some(only),
+            _ => None,
+        };
+        let words: Vec<&str> = self.words.iter().chain(only).copied().collect();
+        words.join(" ")
     }
 }
 
@@ -199,9 +203,17 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
                 })?);
                 continue;
             }
-            Arg::Long(name) => Flag::long(name).ok_or_else(|| unknown_flag(name))?,
-            Arg::Short(letter) => Flag::short(letter)
-                .ok_or_else(|| format!("unknown flag -{} ({SEE_HELP})", letter.escape_debug()))?,
+            Arg::Long(name) => match Flag::long(name) {
+                Some(flag) => flag,
+                None => return Err(unknown_long(name, at_hand(&words)?)),
+            },
+            Arg::Short(letter) => match Flag::short(letter) {
+                Some(flag) => flag,
+                None => {
+                    let flag = format!("-{}", letter.escape_debug());
+                    return Err(unknown_flag(&flag, "", at_hand(&words)?));
+                }
+            },
         };
         if !flag.repeats() && given.iter().any(|before| before.flag.long == flag.long) {
             return Err(format!("{} is given twice", flag.long));
@@ -220,14 +232,8 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
             value,
         });
     }
-    if words.first().is_some_and(|word| word == "help") {
-        words.remove(0);
-        help = true;
-    }
-    let (mut command, choice) = match words.is_empty() {
-        true => (&ROOT, None),
-        false => find(&words)?,
-    };
+    help |= words.first().is_some_and(|word| word == "help");
+    let (mut command, choice) = at_hand(&words)?;
     if !help {
         for given in &mut given {
             given.flag = of_command(given.flag, command)?;
@@ -235,7 +241,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
         if version {
             command = &VERSION;
         } else if choice.is_none() && !command.choices.is_empty() {
-            return Err(incomplete(&words, command.choices));
+            return Err(incomplete(command.words, command.choices));
         }
     }
     Ok(Invocation {
@@ -250,16 +256,42 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Invocation, String> {
 fn of_command(flag: &Flag, command: &Command) -> Result<&'static Flag, String> {
     let named = |own: &&Flag| own.long == flag.long;
     command.flags().find(named).ok_or_else(|| {
-        let owner = COMMANDS
-            .iter()
-            .find(|command| command.flags().any(|own| own.long == flag.long))
-            .map(|command| command.words.join(" "))
-            .unwrap_or_default();
-        format!("{} is a flag of `tbot {owner}`", flag.long)
+        let owners = owners(|command| command.flags().any(|own| own.long == flag.long));
+        let owners: Vec<String> = owners.iter().map(|name| format!("`{name}`")).collect();
+        format!(
+            "{} is no flag of `tbot {}`, but one of {}",
+            flag.long,
+            command.name(),
+            owners.join(", ")
+        )
     })
 }
 
+/// `tbot start`, `tbot configure`: the commands that are meant, without those under them.
+pub(super) fn owners(is_meant: impl Fn(&Command) -> bool) -> Vec<String> {
+    let meant: Vec<&Command> = COMMANDS
+        .iter()
+        .copied()
+        .filter(|one| is_meant(one))
+        .collect();
+    let is_under =
+        |a: &Command, b: &Command| a.words.len() > b.words.len() && a.words.starts_with(b.words);
+    let first = meant
+        .iter()
+        .filter(|a| !meant.iter().any(|b| is_under(a, b)));
+    first.map(|one| format!("tbot {}", one.name())).collect()
+}
+
 pub(super) const SEE_HELP: &str = "tbot --help lists what there is";
+
+/// The command that is named so far, behind the word `help` or without it.
+fn at_hand(words: &[String]) -> Result<(&'static Command, Option<&'static str>), String> {
+    match words {
+        [help, words @ ..] if help == "help" => at_hand(words),
+        [] => Ok((&ROOT, None)),
+        words => find(words),
+    }
+}
 
 /// The command of exactly these words, and which of its choices they end in.
 fn find(words: &[String]) -> Result<(&'static Command, Option<&'static str>), String> {
@@ -304,36 +336,48 @@ fn find(words: &[String]) -> Result<(&'static Command, Option<&'static str>), St
     if known.is_empty() {
         return Err(format!("unexpected argument {}", quoted(word)));
     }
+    let above = match words[..good].join(" ") {
+        none if none.is_empty() => none,
+        above => format!("tbot {above}: "),
+    };
     Err(format!(
-        "unknown command {}{} (allowed: {})",
+        "{above}unknown command {}{} (allowed: {})",
         quoted(word),
         did_you_mean(word, known.iter().copied()).unwrap_or_default(),
         known.join(", ")
     ))
 }
 
-fn incomplete<W: AsRef<str>>(words: &[W], known: &[&str]) -> String {
-    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+fn incomplete(words: &[&str], known: &[&str]) -> String {
+    let (last, others) = known.split_last().unwrap_or((&"", &[]));
+    let or = if others.is_empty() { "" } else { " or " };
     format!(
-        "tbot {} needs one word more (allowed: {})",
+        "tbot {} needs {}{or}{last} behind it",
         words.join(" "),
-        known.join(", ")
+        others.join(", ")
     )
 }
 
-fn unknown_flag(name: &str) -> String {
+fn unknown_long(name: &str, command: (&'static Command, Option<&str>)) -> String {
     if let Some(why) = unsupported::flag(name) {
         return format!("--{name} {why}");
     }
+    // Where no command is named yet, it may be one of any.
     let known = FLAGS
         .iter()
+        .filter(|flag| command.0.words.is_empty() || command.0.has(flag.scope))
         .map(|flag| &flag.long[2..])
         .chain(["help", "version"]);
     // The hint's quotes hold a name; with dashes it can be copied.
     let hint = did_you_mean(name, known).map(|hint| hint.replacen('"', "\"--", 1));
-    format!(
-        "unknown flag --{}{} ({SEE_HELP})",
-        name.escape_debug(),
-        hint.unwrap_or_default()
-    )
+    let flag = format!("--{}", name.escape_debug());
+    unknown_flag(&flag, &hint.unwrap_or_default(), command)
+}
+
+fn unknown_flag(flag: &str, hint: &str, (command, _): (&Command, Option<&str>)) -> String {
+    let see = match command.words.is_empty() {
+        true => SEE_HELP.to_owned(),
+        false => format!("tbot {} --help lists what there is", command.name()),
+    };
+    format!("unknown flag {flag}{hint} ({see})")
 }

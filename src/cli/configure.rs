@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 
 use super::args::{Command, Given};
+use super::files;
 use super::flags::{CHECK, CONFIG, CONFIG_STRING, DEBUG, FLAGS, Flag, OUTPUT, Scope, Target};
 use super::output;
 use super::start::{self, Env};
@@ -22,7 +23,8 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env) -> Result<(), Er
                 "{OUTPUT} names a file to write, and {CHECK} writes none; leave one of them out"
             )));
         }
-        let (settings, warnings) = start::settings(command, given, env)?;
+        let (settings, mut warnings) = start::settings(command, given, env)?;
+        warnings.extend(files::warnings(&settings, None, &[]));
         (summary(&settings), warnings)
     } else if command.has(Scope::SshMultiplexer) {
         for long in [CONFIG, CONFIG_STRING] {

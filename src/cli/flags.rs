@@ -39,8 +39,8 @@ pub(super) enum Kind {
 /// The commands a flag belongs to: those whose [`super::args::Command::scopes`] have this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// All.
-    Any,
+    /// Those that print what the program is.
+    Plain,
     /// Those that read a configuration.
     Config,
     /// Those that run services, or say what would run.
@@ -176,7 +176,7 @@ pub(super) static FLAGS: &[Flag] = &[
         kind: Kind::Directory("DIR"),
         env: None,
         default: "/run/UNIT, or that of the configuration",
-        help: "Directory for the sockets and ssh_config of a multiplexer: a path or file:///path",
+        help: "Directory of the multiplexer; with a configuration, of one beside those of it: a path or file:///path",
         scope: Scope::Install,
         target: Target::Command,
     },
@@ -237,8 +237,28 @@ pub(super) static FLAGS: &[Flag] = &[
         env: Some("TBOT_DEBUG"),
         default: "false",
         help: "Log details, show the causes of errors, and serve profiles at the diagnostics' address",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Run("debug"),
+    },
+    Flag {
+        long: DEBUG,
+        short: Some('d'),
+        kind: Kind::Switch,
+        env: Some("TBOT_DEBUG"),
+        default: "false",
+        help: "Print each reason to wait, as without --timeout, and the causes of errors",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: DEBUG,
+        short: Some('d'),
+        kind: Kind::Switch,
+        env: Some("TBOT_DEBUG"),
+        default: "false",
+        help: "Show the causes of errors",
+        scope: Scope::Plain,
+        target: Target::Command,
     },
     Flag {
         long: "--log-format",
@@ -276,7 +296,7 @@ pub(super) static FLAGS: &[Flag] = &[
         kind: Kind::Text("DURATION"),
         env: None,
         default: "20m",
-        help: "How often files and socket are checked, and files written anew where they changed; shorter than the former",
+        help: "How often certificates are renewed, and files and socket checked; shorter than --certificate-ttl",
         scope: Scope::Start,
         target: Target::Run("renewal_interval"),
     },

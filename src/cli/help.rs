@@ -17,7 +17,7 @@ pub(super) fn text(command: &Command) -> String {
     if !under.is_empty() {
         text += "\nCommands:\n";
         for command in under {
-            add(&mut text, &command.words.join(" "), command.about);
+            add(&mut text, &command.name(), command.about);
         }
     }
     for (title, scope) in SECTIONS {
@@ -46,6 +46,9 @@ pub(super) fn text(command: &Command) -> String {
     }
     if command.flags().any(|flag| flag.value() == Some("DURATION")) {
         text += "\nDurations are written like 1h30m, 90s or 100ms.\n";
+    }
+    if root {
+        text += "\ntbot COMMAND --help lists a command's flags; tbot man is the manual.\n";
     }
     text
 }

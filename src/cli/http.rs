@@ -17,8 +17,6 @@ const MAX_BODY: usize = 64 << 10;
 /// Where requests go.
 pub(super) struct Server {
     at: HostPort,
-    /// What stands before each path, without a slash at its end.
-    base: String,
     /// The look-up that is under way.
     lookup: Option<Receiver<std::io::Result<Vec<SocketAddr>>>>,
 }
@@ -38,7 +36,7 @@ pub(super) struct NoAnswer {
 }
 
 impl Server {
-    /// `HOST:PORT` or `http://HOST[:PORT][/PATH]`, as the flag or variable `origin` gives it.
+    /// `HOST:PORT` or `http://HOST[:PORT]`, as the flag or variable `origin` gives it.
     pub fn parse(origin: &'static str, text: &str) -> Result<Self, Error> {
         const EXAMPLE: &str = "127.0.0.1:3001";
         let wrong = |why: &str| Error::new(format!("{origin}: {why}"));
@@ -66,12 +64,12 @@ impl Server {
                 "has a user, which diagnostics do not ask for; write HOST:PORT",
             ));
         }
-        if !path
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\".contains(&byte))
-        {
-            let path = quoted(path);
-            return Err(wrong(&format!("{path} is no path; write http://HOST:PORT")));
+        if !matches!(path, "" | "/") {
+            return Err(wrong(&format!(
+                "{} stands behind the port, and tbot serves its diagnostics at / alone; write http://HOST:PORT or \
+                 HOST:PORT",
+                quoted(path)
+            )));
         }
         let is_url = authority.len() < text.len();
         let has_port = |host: &str| {
@@ -82,11 +80,7 @@ impl Server {
             true => server_from_flag(origin, &format!("{authority}:80"), EXAMPLE)?,
             false => server_from_flag(origin, authority, EXAMPLE)?,
         };
-        Ok(Self {
-            at,
-            base: path.trim_end_matches('/').to_owned(),
-            lookup: None,
-        })
+        Ok(Self { at, lookup: None })
     }
 
     /// `127.0.0.1:3001`, `[::1]:3001`.
@@ -100,7 +94,7 @@ impl Server {
 
     /// Asks for `path`. All of it, look-up and answer too, is over at `deadline`.
     pub fn get(&mut self, path: &str, deadline: Instant) -> Result<Answer, NoAnswer> {
-        let (name, path) = (self.name(), format!("{}{path}", self.base));
+        let name = self.name();
         let failed = |what: &str| {
             let name = name.clone();
             let what = what.to_owned();

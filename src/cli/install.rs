@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::args::{self, Command, Given};
+use super::files;
 use super::flags::{
     CONFIG, CONFIG_STRING, DESTINATION, DIAG_ADDR, FORCE, GROUP, Kind, NAME, SYSTEMD_DIRECTORY,
     Scope, USER, WRITE,
@@ -37,13 +38,23 @@ pub(super) fn run(command: &Command, flags: &[Given], env: Env) -> Result<(), Er
     let arguments = arguments(given, &name)?;
     let directory = find(given, SYSTEMD_DIRECTORY).map(start::absolute);
     let directory = directory.transpose()?;
+    let config = find(given, CONFIG).map(start::absolute).transpose()?;
     // Whatever the service would refuse is refused now. It starts in the root directory, without this environment.
     std::env::set_current_dir("/")
         .map_err(|error| Error::new(format!("cannot change to /: {}", plain(&error))))?;
     let words = arguments.iter().map(OsString::from).collect();
     let run = args::parse(words).map_err(Error::new)?;
     let (settings, warnings) = start::settings(run.command, &run.given, &|_| None)?;
-    for warning in warnings {
+    if settings.oneshot {
+        return Err(Error::new(
+            "oneshot: it writes files and ends, and a unit keeps services running; leave it out, or have a timer \
+             (systemd.timer) run tbot start",
+        ));
+    }
+    // What another group may read is not known.
+    let known = Some(&*user).filter(|_| group.is_none());
+    let missing = files::warnings(&settings, known, config.as_slice());
+    for warning in warnings.into_iter().chain(missing) {
         output::warn(&warning);
     }
     let writes = Writes::of(&settings);

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::args::{COMMANDS, ROOT};
-use super::flags::{ABOUT_LOG, FLAGS, Flag, LOG, Scope};
+use super::args::{COMMANDS, ROOT, owners};
+use super::flags::{ABOUT_LOG, FLAGS, Flag, LOG};
 use super::help::{HELP, VERSION, about, form, usage};
 
 /// What is in no table: a paragraph for each term.
@@ -23,6 +23,14 @@ const FILES: &[(&str, &str)] = &[
     (
         "DESTINATION/agent.sock",
         "The agent with the key and certificate, where there are any.",
+    ),
+];
+
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("NO_COLOR", "Whatever it is, log lines have no colours."),
+    (
+        "NOTIFY_SOCKET",
+        "Where systemd is told that tbot is ready, how it goes, and that it stops.",
     ),
 ];
 
@@ -56,6 +64,10 @@ const EXAMPLES: &[(&str, &str)] = &[
         "tbot configure -o tbot.yaml\ntbot configure --check -c tbot.yaml",
     ),
     (
+        "A unit of systemd that runs it, and what is left to do:",
+        "tbot install systemd -c /etc/tbot/tbot.yaml --write",
+    ),
+    (
         "The health of a container:",
         "tbot wait --diag-addr 127.0.0.1:3001 --timeout 2s",
     ),
@@ -84,15 +96,14 @@ pub(super) fn page() -> String {
         for flag in flags {
             term(&mut page, form(flag).trim_start(), &escaped(&about(flag)));
         }
-        if title == ALL {
-            for (short, long, about) in [HELP, VERSION] {
-                term(
-                    &mut page,
-                    &format!("{short}, {long}"),
-                    &format!("{}.", escaped(about)),
-                );
-            }
-        }
+    }
+    page += ".SS All commands\n";
+    for (short, long, about) in [HELP, VERSION] {
+        term(
+            &mut page,
+            &format!("{short}, {long}"),
+            &format!("{}.", escaped(about)),
+        );
     }
     page += ".SH ENVIRONMENT\nAn empty variable is as good as none.\n";
     let mut seen = Vec::new();
@@ -107,6 +118,9 @@ pub(super) fn page() -> String {
         }
     }
     term(&mut page, LOG, &format!("It {}.", escaped(ABOUT_LOG)));
+    for (name, about) in ENVIRONMENT {
+        term(&mut page, name, &escaped(about));
+    }
     for (title, entries) in [
         ("FILES", FILES),
         ("SIGNALS", SIGNALS),
@@ -128,36 +142,19 @@ pub(super) fn page() -> String {
     page + ".SH SEE ALSO\n.BR ssh (1),\n.BR ssh_config (5)\n"
 }
 
-/// Flags with whose they are; first those of all commands.
+/// Flags with whose they are, in the order of the commands.
 fn groups() -> Vec<(String, Vec<&'static Flag>)> {
-    let mut groups = vec![(ALL.to_owned(), Vec::new())];
-    for flag in FLAGS {
-        let title = owners(flag.scope);
+    let mut flags: Vec<&Flag> = FLAGS.iter().collect();
+    flags.sort_by_key(|flag| COMMANDS.iter().position(|command| command.has(flag.scope)));
+    let mut groups: Vec<(String, Vec<&Flag>)> = Vec::new();
+    for flag in flags {
+        let title = owners(|command| command.has(flag.scope)).join(", ");
         match groups.iter_mut().find(|(known, _)| *known == title) {
             Some((_, flags)) => flags.push(flag),
             None => groups.push((title, vec![flag])),
         }
     }
     groups
-}
-
-const ALL: &str = "All commands";
-
-/// `tbot start, tbot configure`, without the commands under them.
-fn owners(scope: Scope) -> String {
-    if scope == Scope::Any {
-        return ALL.to_owned();
-    }
-    let owners = COMMANDS.iter().filter(|command| command.has(scope));
-    let words: Vec<&[&str]> = owners.map(|command| command.words).collect();
-    let is_under = |a: &&[&str], b: &&[&str]| a.len() > b.len() && a.starts_with(b);
-    let first = words
-        .iter()
-        .filter(|a| !words.iter().any(|b| is_under(a, b)));
-    let names: Vec<String> = first
-        .map(|words| format!("tbot {}", words.join(" ")))
-        .collect();
-    names.join(", ")
 }
 
 /// A term and the paragraph of it.

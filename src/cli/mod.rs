@@ -9,6 +9,7 @@ use std::fmt;
 mod args;
 mod completions;
 mod configure;
+mod files;
 mod flags;
 mod help;
 mod http;

@@ -39,22 +39,30 @@ impl Rows {
         self.left_out
     }
 
-    /// The metrics with these names as HTML, nothing if there are none.
-    pub fn table(&mut self, families: &[MetricFamily], wanted: impl Fn(&str) -> bool) -> String {
+    /// The metrics whose names have a place as HTML, sorted by it; nothing if there are none.
+    pub fn table(
+        &mut self,
+        families: &[MetricFamily],
+        place: impl Fn(&str) -> Option<usize>,
+    ) -> String {
         // The services are shown in words, and what was built at the foot.
         let mut wanted: Vec<_> = families
             .iter()
-            .filter(|family| wanted(family.name()) && !family.get_metric().is_empty())
+            .filter(|family| !family.get_metric().is_empty())
             .filter(|family| family.name() != "tbot_service_status" && !is_build(family))
+            .filter_map(|family| Some((place(family.name())?, family)))
             .collect();
-        // How things are, before what has happened.
-        wanted.sort_by_key(|family| match family.get_field_type() {
-            MetricType::GAUGE => 0,
-            MetricType::COUNTER => 1,
-            _ => 2,
+        wanted.sort_by_key(|(place, family)| {
+            // How things are, before what has happened.
+            let kind = match family.get_field_type() {
+                MetricType::GAUGE => 0,
+                MetricType::COUNTER => 1,
+                _ => 2,
+            };
+            (*place, kind)
         });
         let mut rows = String::new();
-        for family in wanted {
+        for (_, family) in wanted {
             self.push(&mut rows, family);
         }
         match rows.is_empty() {
@@ -76,15 +84,13 @@ impl Rows {
             .iter()
             .filter(|one| !is_idle(family, one));
         let shown: Vec<_> = left.by_ref().take(SERIES).collect();
-        if shown.len() < 2 {
-            let (label, figure) = match shown.first() {
-                Some(one) => (labels(one), self.figure(family, one)),
-                None => (String::new(), "0".into()),
-            };
-            let _ = writeln!(
-                rows,
-                "<tr><th scope=\"row\">{caption} <small>{label}</small><td>{figure}"
-            );
+        let alone = match shown[..] {
+            [] => Some("0".into()),
+            [one] if one.get_label().is_empty() => Some(self.figure(family, one)),
+            _ => None,
+        };
+        if let Some(figure) = alone {
+            let _ = writeln!(rows, "<tr><th scope=\"row\">{caption}<td>{figure}");
             return;
         }
         let _ = writeln!(rows, "<tr><th scope=\"rowgroup\" colspan=\"2\">{caption}");
@@ -203,7 +209,7 @@ fn number(name: &str, value: f64) -> String {
     }
 }
 
-/// Count, mean, and what 99 of 100 are within.
+/// Mean, of how many, and what 99 of 100 are within.
 fn distribution(name: &str, histogram: &Histogram) -> String {
     let count = histogram.get_sample_count();
     if count == 0 {
@@ -217,7 +223,8 @@ fn distribution(name: &str, histogram: &Histogram) -> String {
         let most = number(name, bucket.upper_bound());
         format!("<small>99 % ≤ {most}</small>")
     });
-    format!("{}<small>mean {mean}</small>{most}", grouped(count as f64))
+    let count = grouped(count as f64);
+    format!("{mean}<small>mean of {count}</small>{most}")
 }
 
 fn seconds(value: f64) -> String {

@@ -108,7 +108,12 @@ impl Routes {
                 true => (String::new(), ""),
                 false => (format!("<a href=\"{path}\">"), "</a>"),
             };
-            let _ = writeln!(body, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
+            // One that was added says nothing of itself.
+            let about = match about {
+                "" => String::new(),
+                about => format!("<dd>{about}"),
+            };
+            let _ = writeln!(body, "<dt>{open}<code>{path}</code>{close}{about}");
         }
         body.push_str("</dl>\n</section>\n");
     }
@@ -116,17 +121,28 @@ impl Routes {
     fn push_figures(&self, body: &mut String, families: &[MetricFamily], now: SystemTime) {
         let mut rows = Rows::new(now);
         let is_own = |name: &str| OWN.iter().any(|own| name.starts_with(own));
+        let sections = &self.front.sections;
         let listed = |name: &str| {
-            let mut sections = self.front.sections.iter();
-            sections.any(|(_, prefix)| name.starts_with(&**prefix))
+            let mut prefixes = sections.iter().map(|(_, prefix)| &**prefix);
+            prefixes.position(|prefix| name.starts_with(prefix))
         };
-        for (heading, prefix) in &self.front.sections {
-            let table = rows.table(families, |name| name.starts_with(&**prefix));
-            push_section(body, heading, &table);
+        let mut headings: Vec<&str> = Vec::new();
+        for (heading, _) in sections {
+            if !headings.contains(&&**heading) {
+                headings.push(heading);
+            }
         }
-        let table = rows.table(families, |name| !is_own(name) && !listed(name));
-        push_section(body, "Metrics", &table);
-        let table = rows.table(families, |name| is_own(name) && !listed(name));
+        for heading in headings {
+            let place = |name: &str| listed(name).filter(|&place| sections[place].0 == heading);
+            push_section(body, heading, &rows.table(families, place));
+        }
+        let mut others = |own| {
+            rows.table(families, |name| {
+                (is_own(name) == own && listed(name).is_none()).then_some(0)
+            })
+        };
+        push_section(body, "Metrics", &others(false));
+        let table = others(true);
         if !table.is_empty() {
             let _ = write!(
                 body,

@@ -163,8 +163,8 @@ impl Builder {
     }
 
     /// What the page at `/` is about, such as the program's name, and under which headings its metrics
-    /// stand there: pairs of a heading and of how the names of its metrics begin. The others stand under
-    /// a heading of their own, those of the process at the end. Captions are the metrics' help texts.
+    /// stand there: pairs of a heading and of how the names of its metrics begin. A heading may be there
+    /// more than once, with its metrics in that order; the others stand under a heading of their own, those of the process at the end. Captions are the metrics' help texts.
     ///
     /// ```
     /// # use tbot::diagnostics::Diagnostics;

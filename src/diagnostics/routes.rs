@@ -276,10 +276,7 @@ impl Routes {
     fn not_found(&self) -> ResponseBox {
         text(
             404,
-            format!(
-                "Nothing is served here. These are, and the README describes them:\n\n{}",
-                self.list()
-            ),
+            format!("Nothing is served here. These are:\n\n{}", self.list()),
         )
     }
 

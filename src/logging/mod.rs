@@ -38,6 +38,7 @@ pub struct Guard {
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
+    Counted,
     Stop,
 }
 
@@ -144,6 +145,14 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
+impl Guard {
+    /// Has what was counted so far told before whatever is logged next.
+    pub fn tell_counted(&self) {
+        // A full queue: it is told at the end.
+        let _ = self.queue.try_send(Message::Counted);
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         // A full queue: stderr stands still, and the end of the process is the end of the thread.
@@ -171,12 +180,13 @@ impl Writer {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
+            let all = matches!(message, Ok(Message::Counted));
             match message {
                 Ok(Message::Line(line)) => write(&line),
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Counted) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.tell_counted(false);
+            self.tell_counted(all);
             let dropped = self.dropped.get();
             if dropped > told {
                 let n = dropped - told;

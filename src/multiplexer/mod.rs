@@ -374,9 +374,10 @@ impl Multiplexer {
         }
         let most = self.max_connections;
         if self.in_flight() >= most {
-            return Some(format!(
-                "all {most} connections are in use (max_connections)"
-            ));
+            return Some(match most {
+                1 => "the one connection is in use (max_connections)".to_owned(),
+                _ => format!("all {most} connections are in use (max_connections)"),
+            });
         }
         // Each says which cluster it is of.
         let bastions: Vec<String> = self.pools.iter().filter_map(Pool::problem).collect();

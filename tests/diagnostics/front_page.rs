@@ -125,6 +125,10 @@ fn metrics_are_there_in_the_words_of_their_help_texts_and_in_the_units_of_their_
         failures.with_label_values(&[reason]).inc_by(count);
     }
     register(&registry, failures);
+    let opts = Opts::new("backup_retries_total", "Retries.");
+    let retries = IntCounterVec::new(opts, &["host"]).expect("a good name");
+    retries.with_label_values(&["db1"]).inc();
+    register(&registry, retries);
     let opts = HistogramOpts::new("backup_run_duration_seconds", "Time of one run.");
     let run = Histogram::with_opts(opts.buckets(vec![0.5, 5.0])).expect("a good name");
     run.observe(0.25);
@@ -139,18 +143,31 @@ fn metrics_are_there_in_the_words_of_their_help_texts_and_in_the_units_of_their_
     build.with_label_values(&["abc", "1.2.3"]).set(1);
     register(&registry, build);
     let builder = Diagnostics::builder().metrics(registry);
-    let service = bind(builder.front_page("backup", [("Transfers", "backup_sent_")]));
+    let builder = builder.route("/report", |_| tiny_http::Response::from_string("").boxed());
+    let service = bind(builder.front_page(
+        "backup",
+        [
+            ("Transfers", "backup_sent_"),
+            ("Runs", "backup_run_"),
+            ("Runs", "backup_queue"),
+            ("Transfers", "backup_jobs_"),
+        ],
+    ));
     let page = browse(&service, "/").body;
     let shown = text(&page);
     assert!(page.contains(" – backup</title>"), "{page}");
+    // A row of its own, so that caption and label are not one phrase.
+    let alone = ">Retries\n<tr class=\"of\"><th scope=\"row\">db1<td>1\n";
+    assert!(page.contains(alone), "{page}");
+    // Nobody has said what it is.
+    let path = "<dt><a href=\"/report\"><code>/report</code></a>\n</dl>";
+    assert!(page.contains(path), "{page}");
     for part in [
         "backup on ",
         " up ",
-        "Transfers Sent 12.3 MB Metrics ",
-        "Jobs done 1,234,567 ",
-        "Files that wait now 0 ",
+        "Transfers Sent 12.3 MB Jobs done 1,234,567 Runs Time of one run 250 ms mean of 1 99 % ≤ 500 ms Files that wait \
+         now 0 Metrics ",
         "Failures, by reason disk 2 network 1 ",
-        "Time of one run 1 mean 250 ms 99 % ≤ 500 ms ",
         "The next run in 2 h 0 min 2",
         "The process Maximum number of open file descriptors ",
         "version 1.2.3 · commit abc",

@@ -84,6 +84,16 @@ fn the_example_shows_every_key_and_all_of_it_holds() {
         )
         .replace("/run/tbot", &format!("{here}/run"))
         .replace("/var/lib/tbot", &format!("{here}/lib"));
+    // Keys and ssh's configuration, which a check only looks for.
+    let whole = whole.replace("/etc/tbot/", &format!("{here}/"));
+    for name in [
+        "user_ca",
+        "user_ca_passphrase",
+        "id_bastion",
+        "bastion.conf",
+    ] {
+        fs::write(room.path().join(name), "").expect("ours");
+    }
     let file = room.path().join("whole.yaml");
     let check = |text: &str| {
         fs::write(&file, text).expect("ours");
@@ -98,6 +108,10 @@ fn the_example_shows_every_key_and_all_of_it_holds() {
         (end.status.code(), &*end.stdout, &*end.stderr),
         (Some(0), &*expected, "")
     );
+    fs::rename(room.path().join("id_bastion"), room.path().join("id")).expect("ours");
+    let missing = format!("WARN: {here}/id_bastion is not there\n");
+    assert_eq!(check(&whole).stderr, missing);
+    fs::rename(room.path().join("id"), room.path().join("id_bastion")).expect("ours");
     // What is commented out shows defaults, but for those that have none.
     let plain = configure(room.path(), "--check -c whole.yaml --log-format text");
     assert_eq!(plain.stderr, "");

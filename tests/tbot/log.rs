@@ -236,6 +236,8 @@ fn what_was_counted_is_told_at_the_end() {
         tbot.await_ended(n);
     }
     let log = whole_log(tbot);
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("\"message\":\"stopped\""), "{log}");
     let [first, rest] = &connections(&log)[..] else {
         panic!("{log}")
     };

@@ -22,7 +22,7 @@ fn commands() -> Vec<String> {
     let (_, list) = help.split_once("\nCommands:\n").expect("a list");
     let (list, _) = list.split_once("\n\n").expect("it has an end");
     let names = list.lines().filter(|line| !line.starts_with("   "));
-    [String::new()]
+    [String::new(), "install".to_owned()]
         .into_iter()
         .chain(names.map(|line| line.trim().to_owned()))
         .collect()
@@ -44,9 +44,6 @@ fn flags(command: &str) -> BTreeSet<String> {
 fn next(command: &str) -> BTreeSet<String> {
     if command == "completions" {
         return ["bash", "zsh", "fish"].map(str::to_owned).into();
-    }
-    if command == "install" {
-        return ["systemd".to_owned()].into();
     }
     let below = commands();
     let below = below.iter().filter_map(|other| match command {
@@ -287,11 +284,11 @@ fn a_shell_that_is_not_known_is_an_error() {
     for (args, error) in [
         (
             "completions",
-            format!("tbot completions needs one word more {ALLOWED}"),
+            "tbot completions needs bash, zsh or fish behind it".into(),
         ),
         (
             "completions bsh",
-            format!("unknown command \"bsh\"; did you mean \"bash\"? {ALLOWED}"),
+            format!("tbot completions: unknown command \"bsh\"; did you mean \"bash\"? {ALLOWED}"),
         ),
         ("completions bash x", "unexpected argument \"x\"".into()),
         ("man x", "unexpected argument \"x\"".into()),
@@ -320,7 +317,16 @@ fn the_manual_has_everything_and_no_mistake() {
             assert!(page.contains(&entry), "{entry:?} is not in {page}");
         }
     }
-    assert!(page.contains("TBOT_LOG It says what is logged: "), "{page}");
+    for part in [
+        "TBOT_LOG It says what is logged: ",
+        "NO_COLOR Whatever ",
+        "NOTIFY_SOCKET Where systemd ",
+        " OPTIONS tbot start, tbot configure, tbot install systemd -c, --config PATH ",
+        " All commands -h, --help ",
+        " tbot install systemd -c /etc/tbot/tbot.yaml --write ",
+    ] {
+        assert!(page.contains(part), "no {part:?} in {page}");
+    }
     let sections = [
         "NAME",
         "SYNOPSIS",

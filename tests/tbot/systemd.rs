@@ -180,10 +180,15 @@ fn what_would_not_start_is_not_written() {
     let config = directory.path().join("c.yaml");
     fs::write(&config, "version: v2\nservice: []\n").expect("the directory is ours");
     let config = config.display().to_string();
+    let once = directory.path().join("once.yaml");
+    fs::write(&once, "version: v2\noneshot: true\nservices: [{ type: ssh-multiplexer, destination: { type: directory, path: /run/x } }]\n").expect("the directory is ours");
+    let once = once.display().to_string();
     let string = ["--config-string", "dmVyc2lvbjogdjIK"];
     for (words, error) in [
         (&["-c", &*config][..], "service: unknown key; did you mean"),
         (&["-c", "/nowhere/c.yaml"], "cannot read /nowhere/c.yaml: "),
+        (&["--oneshot"], "oneshot: it writes files and ends"),
+        (&["-c", &*once], "oneshot: it writes files and ends"),
         (
             &["--diag-addr", "3001"],
             "--diag-addr: \"3001\" is a port without a host",
@@ -207,7 +212,7 @@ fn what_would_not_start_is_not_written() {
         assert!(end.error().contains(error), "{error:?} in {end:?}");
         assert_eq!(end.stdout, "");
     }
-    assert_eq!(fs::read_dir(&at).expect("ours").count(), 1);
+    assert_eq!(fs::read_dir(&at).expect("ours").count(), 2);
     // Variables stand for flags here, too.
     let end = run(install(&[]).env("TBOT_CONFIG_PATH", "/nowhere/c.yaml"));
     assert!(
@@ -216,6 +221,49 @@ fn what_would_not_start_is_not_written() {
     );
     let unit = succeed(install(&[]).env("TBOT_DIAG_ADDR", "127.0.0.1:3002"));
     assert!(unit.contains(" --diag-addr 127.0.0.1:3002 "), "{unit}");
+}
+
+#[test]
+fn files_that_the_unit_would_miss_are_told() {
+    let directory = TempDir::new_in("/tmp").expect("a directory for temporary files");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let config = at("c.yaml");
+    let (key, ssh) = (at("key"), at("ssh.conf"));
+    let text = format!(
+        "version: v2\nproxy_server: 'a:22'\nonboarding: {{ join_method: key-file, key_path: {key} }}\n\
+         services: [{{ type: ssh-multiplexer, ssh_config_path: {ssh}, destination: {{ type: directory, path: /run/x }} }}]\n"
+    );
+    fs::write(&config, text).expect("the directory is ours");
+    fs::write(&key, "").expect("the directory is ours");
+    let mode = |path: &str, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    mode(&at(""), 0o700);
+    let told = |user: &str, more: &[&str]| {
+        let end = run(install(&["-c", &config, "--user", user]).args(more));
+        assert!(end.status.success(), "{end:?}");
+        end.stderr
+    };
+    let missing = format!("WARN: {ssh} is not there\n");
+    // Who may read what others' directories hold, who may not, who is not there yet, and who is of another group.
+    let owner = rustix::process::geteuid().as_raw().to_string();
+    assert_eq!(told(&owner, &[]), missing);
+    let kept = |path: &str| {
+        format!(
+            "WARN: {path} cannot be read by nobody (look at owner and mode, also of the directories above)\n"
+        )
+    };
+    let both = kept(&config) + &kept(&key) + &missing;
+    assert_eq!(told("nobody", &[]), both);
+    assert_eq!(told("nobody-yet", &[]), missing);
+    assert_eq!(told("nobody", &["--group", "adm"]), missing);
+    // The directory alone may be what keeps them out, and the file alone.
+    for path in [&at(""), &config, &key] {
+        mode(path, 0o755);
+    }
+    assert_eq!(told("nobody", &[]), missing);
+    mode(&key, 0o640);
+    assert_eq!(told("nobody", &[]), kept(&key) + &missing);
 }
 
 /// Does what tbot says is to be done next.

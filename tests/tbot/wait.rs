@@ -116,7 +116,7 @@ fn an_unhealthy_service_is_named_with_its_reason_and_waited_for() {
     .start();
     let mut held = dial(&tbot, echo.address);
     assert_echoes(&mut held, b"up");
-    const REASON: &str = "mux is unhealthy: all 1 connections are in use (max_connections)";
+    const REASON: &str = "mux is unhealthy: the one connection is in use (max_connections)";
     let end = wait(tbot.address(), &["--timeout", "2s"]);
     failed(&end, "2s", REASON);
     let end = wait(tbot.address(), &["--timeout", "2s", "--service", "mux"]);
@@ -156,10 +156,7 @@ fn a_tbot_that_is_not_there_yet_is_waited_for() {
 fn it_asks_until_the_answer_is_200_at_the_path_of_a_url() {
     let asked = AtomicUsize::new(0);
     let server = answering(move |head| {
-        assert!(
-            head.starts_with("GET /a/tbot/wait/b%2Bc HTTP/1.0\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("GET /wait/b%2Bc HTTP/1.0\r\n"), "{head}");
         assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
         match asked.fetch_add(1, Ordering::SeqCst) {
             0 => b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec(),
@@ -170,7 +167,7 @@ fn it_asks_until_the_answer_is_200_at_the_path_of_a_url() {
             _ => b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_vec(),
         }
     });
-    let url = format!("http://{}/a/tbot/", server.address);
+    let url = format!("http://{}/", server.address);
     let end = run(&mut command(&[
         "-d",
         "--diag-addr",
@@ -398,11 +395,11 @@ fn what_it_is_given_has_to_be_right() {
         ),
         (
             "http://a:1/x?y",
-            "\"/x?y\" is no path; write http://HOST:PORT",
+            "\"/x?y\" stands behind the port, and tbot serves its diagnostics at / alone; write http://HOST:PORT or HOST:PORT",
         ),
         (
             "http://a:1/x\r\ny",
-            "\"/x\\r\\ny\" is no path; write http://HOST:PORT",
+            "\"/x\\r\\ny\" stands behind the port, and tbot serves its diagnostics at / alone; write http://HOST:PORT or HOST:PORT",
         ),
         ("a", &format!("\"a\" has no port; {ADDRESS}")),
         (
@@ -454,7 +451,7 @@ fn what_it_is_given_has_to_be_right() {
     }
     refused(
         &["-c", "x", "--diag-addr", &closed],
-        "--config is a flag of `tbot start`",
+        "--config is no flag of `tbot wait`, but one of `tbot start`, `tbot configure`, `tbot install systemd`",
     );
     let end = run(command(&[]).env("TBOT_DIAG_ADDR", "https://a"));
     assert!(

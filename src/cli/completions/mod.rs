@@ -7,7 +7,7 @@ mod bash;
 mod fish;
 mod zsh;
 
-use super::args::{COMMANDS, Command, ROOT};
+use super::args::{COMMANDS, ROOT};
 use super::flags::{FLAGS, Flag, Kind};
 use super::help::{HELP, VERSION};
 
@@ -22,7 +22,7 @@ pub(super) fn script(shell: &str) -> String {
     }
 }
 
-/// Where the cursor may be: the words of a command, or of the beginning of some.
+/// Where the cursor may be: the words of a command, with one of its choices or without.
 struct Place {
     words: Vec<&'static str>,
     /// Each with what it is.
@@ -36,34 +36,26 @@ struct Place {
 
 fn places() -> Vec<Place> {
     let commands = [&ROOT].into_iter().chain(COMMANDS.iter().copied());
-    let mut words: Vec<&[&str]> = Vec::new();
-    for command in commands.clone() {
-        // Such as `install` of `install systemd`, too.
-        for end in [command.words.len().saturating_sub(1), command.words.len()] {
-            let begin = &command.words[..end];
-            if !words.contains(&begin) {
-                words.push(begin);
-            }
-        }
-    }
-    words
-        .into_iter()
-        .map(|words| {
-            let of = |command: &&Command| command.words == words;
-            let command = commands.clone().find(of);
+    let mut places = Vec::new();
+    for command in commands {
+        // Such as `install` and `install systemd`.
+        let choices = command.choices.iter().map(Some);
+        for choice in [None].into_iter().chain(choices) {
+            let words: Vec<_> = command.words.iter().chain(choice).copied().collect();
             let mut also = vec![HELP];
             if words.is_empty() {
                 also.push(VERSION);
             }
-            Place {
-                words: words.to_vec(),
-                next: next(words),
-                flags: command.iter().flat_map(|command| command.flags()).collect(),
+            places.push(Place {
+                next: next(&words),
+                words,
+                flags: command.flags().collect(),
                 also,
-                file: command.is_some_and(|command| command.usage.starts_with("SOCKET")),
-            }
-        })
-        .collect()
+                file: command.usage.starts_with("SOCKET"),
+            });
+        }
+    }
+    places
 }
 
 /// The words that may stand behind these.
