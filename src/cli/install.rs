@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::args::{self, Command, Given};
 use super::files;
@@ -58,6 +58,9 @@ pub(super) fn run(command: &Command, flags: &[Given], env: Env) -> Result<(), Er
         output::warn(&warning);
     }
     let writes = Writes::of(&settings);
+    if let Some(problem) = writes.problem() {
+        return Err(Error::new(problem));
+    }
     let unit = unit(&user, group.as_deref(), &arguments, &settings, &writes)?;
     if !is_on(WRITE)? {
         return output::print(&unit);
@@ -136,6 +139,12 @@ fn arguments(given: &[&Given], name: &str) -> Result<Vec<String>, Error> {
     Ok(words)
 }
 
+/// Directories that every system has, and many use.
+const SHARED: [&str; 12] = [
+    "/", "/dev", "/etc", "/home", "/root", "/run", "/tmp", "/usr", "/var", "/var/lib", "/var/run",
+    "/var/tmp",
+];
+
 /// Where the service writes, by who makes the directory.
 #[derive(Debug, Default)]
 struct Writes {
@@ -176,11 +185,49 @@ impl Writes {
             || self.other.iter().any(|other| path.starts_with(other))
     }
 
+    /// Why systemd would not do with one of them what is meant.
+    fn problem(&self) -> Option<String> {
+        let made = |top: &'static str, names: &[String]| {
+            let paths = names.iter().map(move |name| Path::new(top).join(name));
+            paths.collect::<Vec<_>>()
+        };
+        let made = [made("/run", &self.runtime), made("/var/lib", &self.state)].concat();
+        for path in made.iter().chain(&self.other) {
+            let shown = quoted(&path.to_string_lossy());
+            let is_up = path.components().any(|part| part == Component::ParentDir);
+            if is_up || path.to_string_lossy().contains(char::is_control) {
+                return Some(format!(
+                    "systemd does not understand {shown}: name it without .. and control characters"
+                ));
+            }
+        }
+        if let Some(path) = self
+            .other
+            .iter()
+            .find(|path| SHARED.iter().any(|one| path == &Path::new(one)))
+        {
+            return Some(format!(
+                "{} is not for tbot alone: name a directory of its own, such as /run/tbot, also for the pid file",
+                path.display()
+            ));
+        }
+        // It gives them to the unit's user, and removes those below /run at the end.
+        let of_another = |path: &&PathBuf| {
+            let mut there = fs::read_dir(path).into_iter().flatten();
+            there.next().is_some() && !path.join(".tbot.lock").exists()
+        };
+        let path = made.iter().find(of_another)?;
+        Some(format!(
+            "{} has files of others, and systemd would take it from them: name another directory",
+            path.display()
+        ))
+    }
+
     fn add(&mut self, path: &Path) {
         let below = |top: &str| {
             let name = path.strip_prefix(top).ok()?.to_str()?;
-            // A colon would begin a second name.
-            let is_fit = !name.is_empty() && !name.contains(':') && !name.contains("..");
+            // A colon would begin a second name, and the others are not understood.
+            let is_fit = !name.is_empty() && !name.contains([':', '"', '\\']);
             is_fit.then(|| name.to_owned())
         };
         match (
@@ -312,6 +359,11 @@ fn write(path: &Path, unit: &str, force: bool) -> Result<Before, Error> {
     if path.is_symlink() {
         return Err(Error::new(format!(
             "{shown} is a symbolic link, as systemctl mask makes one: remove it, or choose another --name"
+        )));
+    }
+    if path.exists() && !path.is_file() {
+        return Err(Error::new(format!(
+            "{shown} is no file: remove it, or choose another --name"
         )));
     }
     let before = match fs::read(path) {

@@ -196,6 +196,18 @@ fn what_would_not_start_is_not_written() {
         (&string, "--config-string: everyone may read a unit"),
         (&["--destination", "~/mux"], "~ is not expanded here"),
         (
+            &["--pid-file", "/run/tbot.pid"],
+            "/run is not for tbot alone: ",
+        ),
+        (
+            &["--destination", "/run/a/../b"],
+            "systemd does not understand \"/run/a/../b\": ",
+        ),
+        (
+            &["--destination", "/var/lib/dpkg"],
+            "/var/lib/dpkg has files of others, and systemd would take it",
+        ),
+        (
             &["--name", "../tbot"],
             "--name: \"../tbot\" is no name that systemd takes",
         ),
