@@ -609,3 +609,13 @@ fn debug_shows_the_causes_of_an_error() {
         .env("TBOT_DEBUG", "1"))
     .failed_with(message);
 }
+
+#[test]
+fn an_error_is_one_line_whatever_is_in_a_path() {
+    let path = "/no\u{1b}[31m\nERROR: x";
+    Room::new()
+        .tbot(["configure", "--check", "-c", path])
+        .failed_with(
+            "cannot read /no\\u{1b}[31m\\nERROR: x: no such file or directory (is the path right?)",
+        );
+}

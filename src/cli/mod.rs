@@ -23,6 +23,8 @@ mod wait;
 
 use args::{Action, Invocation};
 
+use crate::logging::harmless;
+
 /// Every copy of a key or passphrase that is given back is zeroed.
 #[cfg(not(feature = "heap"))]
 #[global_allocator]
@@ -118,13 +120,13 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.error.to_string();
-        f.write_str(&text)?;
+        f.write_str(&harmless(&text))?;
         let mut cause = self.error.source().filter(|_| self.debug);
         while let Some(error) = cause {
             // Most sentences have their cause in them already.
             let caused_by = error.to_string();
             if !text.contains(&caused_by) {
-                write!(f, "\n  caused by: {caused_by}")?;
+                write!(f, "\n  caused by: {}", harmless(&caused_by))?;
             }
             cause = error.source();
         }

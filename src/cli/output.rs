@@ -12,6 +12,7 @@ use signal_hook::consts::SIGXFSZ;
 use super::args::Given;
 use crate::config::Error;
 use crate::errors::plain;
+use crate::logging::harmless;
 
 /// Writes to stdout; a reader that has seen enough is no error.
 pub(super) fn print(text: &str) -> Result<(), Error> {
@@ -30,7 +31,7 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
 /// Tells the operator something that is no error.
 pub(super) fn warn(text: &str) {
     // Nobody is left to tell where stderr is closed.
-    let _ = writeln!(io::stderr(), "WARN: {text}");
+    let _ = writeln!(io::stderr(), "WARN: {}", harmless(text));
 }
 
 /// Writes the file that a flag names, in place of what it may hold.

@@ -175,6 +175,13 @@ fn is_harmful(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// `text` for a terminal, in one line.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    escape(&mut shown, text, "", text_escape);
+    shown
+}
+
 /// Adds `text` with what is harmful or in `also` as `replace` writes it.
 fn escape(line: &mut String, text: &str, also: &str, replace: fn(&mut String, char)) {
     for c in text.chars() {

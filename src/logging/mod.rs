@@ -18,6 +18,7 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use self::fold::Folds;
+pub(crate) use self::line::harmless;
 use self::line::{Said, Style};
 use crate::config::{LogFormat, LogLevels};
 use crate::metrics::LogMetrics;
