@@ -6,8 +6,13 @@ TRIPLE = $(shell $(RUSTC) -vV | sed -n 's/^host: //p')
 OUT = $(abspath $(or $(CARGO_TARGET_DIR),target))
 STATIC = $(OUT)/$(TRIPLE)/release/tbot
 STATIC_LIMIT = 4000000
+, := ,
 # Without `lines`: it has no debug information.
 STATIC_FEATURES = cli,pprof
+
+# 120 kB less of relocations, where the C library that is linked unpacks them: glibc from 2.36 on.
+PACKED = $(if $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" | sort -VC && echo yes),\
+	-C link-arg=-Wl$(,)-z$(,)pack-relative-relocs)
 
 # Frame pointers are what profiles walk by. Position-independent it stays: with relocation-model=static
 # the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
@@ -15,7 +20,7 @@ STATIC_FEATURES = cli,pprof
 # standard library are installed.
 STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error the static program \
 	cannot be built where a path has a space in it: $(CURDIR), $(OUT))) \
-	-C target-feature=+crt-static -C force-frame-pointers=yes \
+	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) \
 	--remap-path-prefix=$(CURDIR)=/tbot-rs \
 	--remap-path-prefix=$(OUT)=/target \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
@@ -28,7 +33,7 @@ export RUST_TEST_THREADS ?= 6
 # with the default ones only.
 FEATURES = "" gzip identity multiplexer pprof lines cli heap
 
-.PHONY: help build run static reproducible dist test soak bench lint tools clean
+.PHONY: help build run static reproducible dist test soak fuzz bench lint api tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -68,10 +73,17 @@ test: tools lint static ## every check and every test, with what they need
 		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
 	done
 
+# SOAK_MINUTES=5 for the mixture, SOAK_SEED=… of another run, which it printed. With the features of the static
+# program, as `lines` keeps what it has read of debug information.
 soak: STATIC_TOO = --bins --example busy
-soak: tools static ## what shows only after a while: profiles under stress, idle connections
+soak: tools static ## what shows only after a while: a mixture of all that is bad, profiles under stress, idle connections
+	$(CARGO) test --locked --no-default-features --features $(STATIC_FEATURES) --test bastion soak -- --ignored --nocapture
 	TBOT_STRESS_SECONDS=60 $(CARGO) test --locked --test profiles nothing_breaks_under_stress
-	$(CARGO) test --locked --test bastion -- --ignored
+	$(CARGO) test --locked --test bastion idle -- --ignored
+
+# FUZZ_SECONDS=60 for each kind.
+fuzz: ## have hostile inputs of six kinds looked for: six minutes, on two cores three
+	@.ci/fuzz
 
 # What is installed is measured. callgrind alone has the program that cargo builds here: rustix asks the kernel where
 # the vDSO is, which it does not have there, and the C library knows that. BENCH_QUICK=1 for a minute of it.
@@ -88,6 +100,10 @@ lint: ## format, clippy, documentation and dependencies, warnings as errors
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --no-default-features --features "$$features"; \
 	done
 	@.ci/deny
+
+api: ## record the public API of the library, after a change that is meant: tests/api.txt
+	TBOT_RECORD=1 $(CARGO) test --locked --quiet --test tbot api::it_is_as_recorded
+	@git --no-pager diff --stat tests/api.txt 2>/dev/null || true
 
 tools: ## install what the tests need beside a Rust toolchain
 	@.ci/tools

@@ -12,10 +12,12 @@ fn main() {
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let target = std::env::var("TARGET").unwrap_or_default();
-    println!(
-        "cargo::rustc-env=TBOT_COMMIT={}",
-        first_line("git", &["rev-parse", "--short=12", "HEAD"])
-    );
+    // Only of our own: a package may lie in a repository of others.
+    let commit = match std::path::Path::new(".git").exists() {
+        true => first_line("git", &["rev-parse", "--short=12", "HEAD"]),
+        false => "unknown".into(),
+    };
+    println!("cargo::rustc-env=TBOT_COMMIT={commit}");
     println!(
         "cargo::rustc-env=TBOT_RUSTC={}",
         first_line(&rustc, &["--version"])

@@ -35,8 +35,15 @@ pub struct Service {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// When it last reported (RFC 3339, UTC, whole seconds), `null` before the first report.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "show")]
     pub updated_at: Option<SystemTime>,
+    /// Since when it has this status. What else has to hold is looked at only when the status is read,
+    /// so a change of that counts from the first reader who saw it.
+    #[serde(skip)]
+    pub since: Option<SystemTime>,
+    /// The status that `since` is about: the one reported, or the one a reader saw instead.
+    #[serde(skip)]
+    shown: Status,
     #[serde(skip)]
     checks: Checks,
 }
@@ -81,9 +88,6 @@ impl Validity {
     /// Why it does not hold at `now`.
     pub(crate) fn problem(&self, now: SystemTime) -> Option<String> {
         let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end());
-        let when = |seconds| {
-            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-        };
         let now = seconds(now);
         match (begin..end).contains(&now) {
             true => None,
@@ -91,12 +95,12 @@ impl Validity {
             false if now < begin => Some(format!(
                 "the {} is valid from {} on only: this machine's clock was set back",
                 self.what,
-                when(begin)
+                rfc3339(begin)
             )),
             false => Some(format!(
                 "the {} has expired at {}, and there is no new one",
                 self.what,
-                when(end)
+                rfc3339(end)
             )),
         }
     }
@@ -127,6 +131,7 @@ impl std::fmt::Debug for Service {
             .field("status", &self.status)
             .field("reason", &self.reason)
             .field("updated_at", &self.updated_at)
+            .field("since", &self.since)
             .finish_non_exhaustive()
     }
 }
@@ -170,7 +175,11 @@ impl Registry {
     /// Adds a service, `initializing` until it reports. A name registered before starts anew.
     pub fn register(&self, name: impl Into<Arc<str>>) -> Reporter {
         let name = name.into();
-        self.shared.lock().insert(name.clone(), Service::default());
+        let service = Service {
+            since: Some(SystemTime::now()),
+            ..Service::default()
+        };
+        self.shared.lock().insert(name.clone(), service);
         Reporter {
             shared: self.shared.clone(),
             name,
@@ -184,7 +193,7 @@ impl Registry {
         let services: BTreeMap<String, Service> = reported
             .into_iter()
             // Without the lock: who reports does not wait for a check.
-            .map(|(name, service)| (name.to_string(), service.checked()))
+            .map(|(name, service)| (name.to_string(), self.shared.checked(&name, service)))
             .collect();
         let healthy = services
             .values()
@@ -202,7 +211,7 @@ impl Registry {
     /// One service now, `None` if no service has that name.
     pub fn service(&self, name: &str) -> Option<Service> {
         let service = self.shared.lock().get(name).cloned();
-        service.map(Service::checked)
+        Some(self.shared.checked(name, service?))
     }
 
     /// Blocks until the first report of `service`, or of every service for `None`, at most `timeout`.
@@ -267,29 +276,66 @@ impl Reporter {
     }
 
     fn report(&self, status: Status, reason: String) {
+        let now = Some(SystemTime::now());
+        let mut services = self.shared.lock();
+        let (shown, since) = match services.get(&self.name) {
+            // The same once more, or what readers have seen already.
+            Some(old) if old.status == status || old.shown == status => (old.shown, old.since),
+            _ => (status, now),
+        };
         let report = Service {
             status,
             reason,
-            updated_at: Some(SystemTime::now()),
+            updated_at: now,
+            since,
+            shown,
             checks: self.checks.clone(),
         };
-        self.shared.lock().insert(self.name.clone(), report);
+        services.insert(self.name.clone(), report);
+        drop(services);
         self.shared.reported.notify_all();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Service>> {
-        // A panic elsewhere cannot leave the map half-changed: every change is one insert.
+        // A panic elsewhere cannot leave the map half-changed: every change is one insert, or two fields.
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of a service as it is now, with the time of the change if this reader is the first to see one.
+    fn checked(&self, name: &str, reported: Service) -> Service {
+        let (shown, since) = (reported.shown, reported.since);
+        let mut service = reported.checked();
+        if service.status == shown {
+            return service;
+        }
+        service.shown = service.status;
+        service.since = Some(SystemTime::now());
+        // Unless it has changed again meanwhile.
+        if let Some(kept) = self.lock().get_mut(name)
+            && (kept.shown, kept.since) == (shown, since)
+            && kept.updated_at == service.updated_at
+        {
+            (kept.shown, kept.since) = (service.shown, service.since);
+        }
+        service
     }
 }
 
-fn rfc3339<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+fn show<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
-        Some(at) => serializer.collect_str(&humantime::format_rfc3339_seconds(*at)),
+        Some(at) => serializer.collect_str(&rfc3339(seconds(*at))),
         None => serializer.serialize_none(),
     }
+}
+
+/// A time in seconds since 1970, in UTC. One that has more than four digits for its year is shown as the last of
+/// these: `humantime` fails for it, as for one before 1970, and who formats it panics then.
+pub(crate) fn rfc3339(seconds: u64) -> impl std::fmt::Display {
+    const LAST: u64 = 253_402_300_799;
+    let since = Duration::from_secs(seconds.min(LAST));
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since)
 }
 
 #[cfg(test)]
@@ -336,6 +382,47 @@ mod tests {
     }
 
     #[test]
+    fn since_is_when_the_status_became_another_one_not_when_it_was_last_told() {
+        let registry = Registry::new();
+        let problem = Arc::new(Mutex::new(None::<String>));
+        let looked_at = problem.clone();
+        let reporter = registry.register("mux");
+        let reporter = reporter.checked_by(move || looked_at.lock().expect("no panic").clone());
+        let since = || registry.service("mux").expect("registered").since;
+        let set = |reason: Option<&str>| {
+            *problem.lock().expect("no panic") = reason.map(str::to_owned);
+        };
+        // Each step, and whether the status is another one afterwards.
+        let steps: [(&str, bool, &dyn Fn()); 8] = [
+            ("the first report", true, &|| reporter.healthy()),
+            ("the same again", false, &|| reporter.healthy()),
+            ("a check that fails", true, &|| set(Some("no route"))),
+            ("for another reason", false, &|| set(Some("no way"))),
+            ("the task is well", false, &|| reporter.healthy()),
+            ("the task fails, too", false, &|| reporter.unhealthy("full")),
+            ("one of both is well", false, &|| set(None)),
+            ("all is well", true, &|| reporter.healthy()),
+        ];
+        let mut last = since();
+        assert!(last.is_some(), "from its registration");
+        for (what, changes, step) in steps {
+            // Times of this clock differ.
+            while last.is_some_and(|last| SystemTime::now() <= last) {}
+            let before = SystemTime::now();
+            step();
+            let now = since();
+            assert_eq!(now, since(), "{what}: who looks changes nothing");
+            match changes {
+                true => assert!(now.is_some_and(|now| now >= before), "{what}"),
+                false => assert_eq!(now, last, "{what}"),
+            }
+            last = now;
+        }
+        let overall = registry.overall().services;
+        assert_eq!(overall["mux"].since, last);
+    }
+
+    #[test]
     fn a_check_that_hangs_holds_up_its_reader_and_no_reporter() {
         let registry = Registry::new();
         let (go_on, hangs) = std::sync::mpsc::channel::<()>();
@@ -357,6 +444,31 @@ mod tests {
             let read = reader.join().expect("no panic");
             assert_eq!(read.services["mux"].reason, "it hung");
         });
+    }
+
+    #[test]
+    fn times_that_no_date_has_are_told_all_the_same() {
+        assert_eq!(rfc3339(0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
+        let validity = Validity::new("certificate");
+        let registry = Registry::new();
+        registry.register("mux").needing(validity.clone()).healthy();
+        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        for (begin, end) in [
+            (late, None),
+            (late, Some(late)),
+            (late, Some(SystemTime::now())),
+        ] {
+            validity.set(begin, end);
+            let service = registry.service("mux").expect("registered");
+            assert!(service.reason.contains("9999-12-31"), "{}", service.reason);
+        }
+        let early = Service {
+            updated_at: Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1)),
+            ..Service::default()
+        };
+        let json = serde_json::to_value(early).expect("serialises");
+        assert_eq!(json["updated_at"], "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -4,12 +4,23 @@
 #[cfg(feature = "pprof")]
 pub use profiling::*;
 
-/// The user at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
+/// Who is at the other end of a connected Unix socket.
+#[cfg(any(feature = "identity", feature = "multiplexer"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+    /// The process that connected; `None` where it is in a pid namespace that this one cannot see.
+    #[cfg_attr(not(feature = "multiplexer"), expect(dead_code))]
+    pub pid: Option<u32>,
+}
+
+/// Who that is (SO_PEERCRED, unix(7)).
 ///
 /// Not by `rustix`: its type for the answer has a process id that is never 0, and the kernel's is 0
 /// for a peer in another pid namespace, such as a container that mounts the socket.
 #[cfg(any(feature = "identity", feature = "multiplexer"))]
-pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
+pub fn peer(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Peer> {
     use std::os::fd::AsRawFd;
     let mut credentials = libc::ucred {
         pid: 0,
@@ -28,7 +39,10 @@ pub fn peer_uid(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<u32> {
         )
     };
     if result == 0 {
-        Ok(credentials.uid)
+        Ok(Peer {
+            uid: credentials.uid,
+            pid: u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0),
+        })
     } else {
         Err(std::io::Error::last_os_error())
     }
@@ -528,7 +542,7 @@ mod profiling {
 }
 
 /// What the allocator holds, in bytes.
-#[cfg(feature = "multiplexer")]
+#[cfg(feature = "cli")]
 pub struct Allocated {
     /// In use on its heaps; what threads keep to themselves for reuse counts too.
     pub used: usize,
@@ -539,7 +553,7 @@ pub struct Allocated {
 }
 
 /// Walks the lists of free blocks, each heap under its lock; `None` where the C library is not glibc.
-#[cfg(all(feature = "multiplexer", not(feature = "heap")))]
+#[cfg(all(feature = "cli", not(feature = "heap")))]
 pub fn allocated() -> Option<Allocated> {
     #[cfg(not(target_env = "gnu"))]
     return None;
@@ -565,10 +579,10 @@ mod jemalloc {
     use std::io;
 
     use tikv_jemalloc_ctl::{Error, raw};
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     use tikv_jemalloc_ctl::{epoch, stats};
 
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     use super::Allocated;
 
     #[repr(transparent)]
@@ -585,7 +599,7 @@ mod jemalloc {
         Options(c"prof:true,prof_active:false,lg_prof_sample:19".as_ptr());
 
     /// What it holds.
-    #[cfg(feature = "multiplexer")]
+    #[cfg(feature = "cli")]
     pub fn allocated() -> Option<Allocated> {
         // Only a jemalloc built without statistics refuses, and ours is built with them.
         let read = || -> Result<Allocated, Error> {

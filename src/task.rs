@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,11 +24,24 @@ pub struct Task {
     /// `None` once the task is told to end.
     ask: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+    turns: Arc<Turns>,
+}
+
+/// How often a task was asked, and what its last whole attempt began after.
+#[derive(Debug, Default)]
+struct Turns {
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Task {
     /// Runs `work` now and then after each `interval`, which is asked for every time, on a thread `name`. Its
-    /// error is a sentence, which `reporter` shows until an attempt succeeds.
+    /// error is a sentence, which `reporter` shows until an attempt succeeds. An iteration has five attempts, with
+    /// pauses of about 1, 2, 4 and 8 s.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
     pub fn start(
         name: &str,
         interval: impl Fn() -> Duration + Send + 'static,
@@ -36,29 +51,40 @@ impl Task {
     ) -> io::Result<Self> {
         // One place: asked again before it began, it runs once.
         let (ask, asked) = sync_channel(1);
+        let turns = Arc::<Turns>::default();
         let task = Running {
             asked,
+            turns: turns.clone(),
             metrics,
             reporter,
             work,
         };
         let thread = std::thread::Builder::new()
-            .name(name.to_owned())
+            // It would panic for a NUL.
+            .name(name.replace('\0', ""))
             .stack_size(256 * 1024);
         let thread = thread.spawn(move || task.run(interval))?;
         Ok(Self {
             ask: Some(ask),
             thread: Some(thread),
+            turns,
         })
     }
 
     /// Asks for an iteration now, or right after the one that runs.
     pub fn run_now(&self) {
+        self.turns.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(ask) = &self.ask
             && let Err(TrySendError::Disconnected(())) = ask.try_send(())
         {
             tracing::error!("a task has ended unexpectedly: restart tbot");
         }
+    }
+
+    /// Whether an attempt has begun and ended since the last [`run_now`](Self::run_now), well or not.
+    pub fn has_run(&self) -> bool {
+        let Turns { asked, answered } = &*self.turns;
+        answered.load(Ordering::Relaxed) == asked.load(Ordering::Relaxed)
     }
 }
 
@@ -74,6 +100,7 @@ impl Drop for Task {
 
 struct Running<W> {
     asked: Receiver<()>,
+    turns: Arc<Turns>,
     metrics: TaskMetrics,
     reporter: Reporter,
     work: W,
@@ -101,6 +128,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
             goes_on
         };
         let done = attempt(self.reporter.name(), wait, || {
+            let turn = self.turns.asked.load(Ordering::Relaxed);
             let done = (self.work)();
             match &done {
                 Ok(()) => self.reporter.healthy(),
@@ -109,6 +137,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
                     self.reporter.unhealthy(problem.clone());
                 }
             }
+            self.turns.answered.store(turn, Ordering::Relaxed);
             done
         });
         match done {
@@ -122,7 +151,7 @@ impl<W: FnMut() -> Result<(), String>> Running<W> {
 
 /// Runs `work` with the same attempts on this thread, and `wait` for each pause, until that is false; the last
 /// one's error is returned.
-pub fn attempt<T>(
+pub(crate) fn attempt<T>(
     name: &str,
     mut wait: impl FnMut(Duration) -> bool,
     mut work: impl FnMut() -> Result<T, String>,

@@ -84,6 +84,21 @@ fn help_has_every_flag_with_its_default_and_variable() {
             "[default: none but the one that runs tbot]",
         ),
     ];
+    const INSTALL: [(&str, &str); 7] = [
+        ("    --name UNIT", "[default: tbot]"),
+        ("    --user USER", "[default: tbot]"),
+        ("    --group GROUP", "[default: that of the user]"),
+        (
+            "    --destination DIR",
+            "[default: /run/UNIT, or that of the configuration]",
+        ),
+        (
+            "    --systemd-directory PATH",
+            "[default: /etc/systemd/system]",
+        ),
+        ("    --write", "[default: false]"),
+        ("    --force", "[default: false]"),
+    ];
     let room = Room::new();
     let check = |args: &[&str], flags: &[&[(&str, &str)]]| {
         let run = room.tbot(args);
@@ -106,6 +121,18 @@ fn help_has_every_flag_with_its_default_and_variable() {
             "{lines:#?}"
         );
     };
+    const WAIT: [(&str, &str); 3] = [
+        (
+            "    --diag-addr HOST:PORT|URL",
+            "[default: none, required] [env: TBOT_DIAG_ADDR]",
+        ),
+        ("    --service NAME", "[default: every service]"),
+        ("    --timeout DURATION", "[default: none, for ever]"),
+    ];
+    const CONFIGURE: [(&str, &str); 2] = [
+        ("    --check", "[default: false]"),
+        ("-o, --output PATH", "[default: -, to stdout]"),
+    ];
     check(&["--help"], &[&ROOT]);
     check(&["start", "--help"], &[&ROOT, &START]);
     check(&["start", "-h"], &[&ROOT, &START]);
@@ -114,12 +141,35 @@ fn help_has_every_flag_with_its_default_and_variable() {
         &["start", "ssh-multiplexer", "--help"],
         &[&ROOT, &START, &MULTIPLEXER],
     );
-    check(&["version", "--help"], &[&ROOT]);
+    check(&["configure", "--help"], &[&ROOT, &START, &CONFIGURE]);
+    check(
+        &["configure", "ssh-multiplexer", "--help"],
+        &[&ROOT, &START, &CONFIGURE, &MULTIPLEXER],
+    );
+    check(&["wait", "--help"], &[&ROOT[2..3], &WAIT]);
+    check(
+        &["install", "systemd", "--help"],
+        &[&ROOT, &START, &INSTALL],
+    );
+    for command in ["version", "man", "completions"] {
+        check(&[command, "--help"], &[&ROOT[2..3]]);
+    }
+    let run = room.tbot(["start", "--help"]);
+    assert!(
+        run.succeeded()
+            .contains("\nThe variable TBOT_LOG says what is logged: error, ")
+    );
     let run = room.tbot(["ssh-multiplexer-proxy-command", "--help"]);
     assert!(run.succeeded().contains("SOCKET HOST:PORT[|CLUSTER]"));
     for command in [
         "start",
         "start ssh-multiplexer",
+        "wait",
+        "configure",
+        "configure ssh-multiplexer",
+        "install",
+        "completions",
+        "man",
         "version",
         "ssh-multiplexer-proxy-command",
     ] {
@@ -178,7 +228,7 @@ fn a_closed_stderr_does_not_change_the_exit_code() {
 
 #[test]
 fn an_unknown_command_is_told_with_a_near_miss() {
-    const COMMANDS: &str = "(allowed: start, version, ssh-multiplexer-proxy-command)";
+    const COMMANDS: &str = "(allowed: start, wait, configure, install, completions, man, version, ssh-multiplexer-proxy-command)";
     let room = Room::new();
     for (args, message) in [
         (vec![], "no command is given (tbot --help lists what there is)".to_owned()),
@@ -190,7 +240,11 @@ fn an_unknown_command_is_told_with_a_near_miss() {
         (vec!["start", "ssh-multiplexer", "x"], "unexpected argument \"x\"".into()),
         (vec!["version", "x"], "unexpected argument \"x\"".into()),
         (vec!["start", "database"], "\"database\" needs a Teleport cluster, which tbot-rs does without; remove it (tbot-rs serves: identity, ssh-multiplexer)".into()),
-        (vec!["configure"], "the command configure is not in this version of tbot-rs".into()),
+        (vec!["install"], "tbot install needs one word more (allowed: systemd)".into()),
+        (vec!["install", "sytemd"], "unknown command \"sytemd\"; did you mean \"systemd\"? (allowed: systemd)".into()),
+        (vec!["migrate"], "the command migrate is not in this version of tbot-rs".into()),
+        (vec!["wiat"], format!("unknown command \"wiat\"; did you mean \"wait\"? {COMMANDS}")),
+        (vec!["configure", "ssh-multiplexr"], "unknown command \"ssh-multiplexr\"; did you mean \"ssh-multiplexer\"? (allowed: ssh-multiplexer)".into()),
         (vec!["init"], "the command init needs a Teleport cluster, which tbot-rs does without; leave it out".into()),
         (vec!["-d", "ssh-multiplexer-proxy-command", "a"], "unexpected argument \"a\"".into()),
         (vec!["-d", "ssh-multiplexer-proxy-command"], "--debug is a flag of `tbot start`".into()),
@@ -238,6 +292,12 @@ fn an_unknown_flag_is_told_with_a_near_miss() {
     Room::new()
         .tbot(["version", "--oneshot"])
         .failed_with("--oneshot is a flag of `tbot start`");
+    Room::new()
+        .tbot(["-c", "x", "version"])
+        .failed_with("--config is a flag of `tbot start`");
+    Room::new()
+        .tbot(["start", "--timeout", "1s"])
+        .failed_with("--timeout is a flag of `tbot wait`");
 }
 
 #[test]
@@ -349,6 +409,18 @@ fn a_bad_variable_is_told_by_its_name() {
             "unknown value \"xml\" (allowed: text, json)",
         ),
         (
+            "TBOT_LOG",
+            "inof",
+            "unknown level \"inof\"; did you mean \"info\"? (allowed: error, warn, info, debug, trace, and \
+             PART=LEVEL, as in info,tbot::connection=warn)",
+        ),
+        (
+            "TBOT_LOG",
+            "info,tbot::mux=debug",
+            "unknown part \"tbot::mux\"; did you mean \"tbot::bot\"? (allowed: tbot::bot, tbot::connection, \
+             tbot::diagnostics, tbot::identity, tbot::logging, tbot::multiplexer, tbot::task)",
+        ),
+        (
             "TBOT_DIAG_ADDR",
             "3001",
             "\"3001\" is a port without a host; it must be host:port, such as 127.0.0.1:3001",
@@ -364,6 +436,8 @@ fn a_bad_variable_is_told_by_its_name() {
     let bytes = OsString::from_vec(vec![b'a', 0xff]);
     run(Room::new().command(MUX).env("TBOT_LOG_FORMAT", &bytes))
         .failed_with("TBOT_LOG_FORMAT: \"a\u{fffd}\" is not UTF-8 text");
+    run(Room::new().command(MUX).env("TBOT_LOG", &bytes))
+        .failed_with("TBOT_LOG: \"a\u{fffd}\" is not UTF-8 text");
     run(Room::new()
         .command(["start"])
         .env("TBOT_CONFIG_PATH", "x.yaml"))

@@ -19,7 +19,7 @@ use tbot::diagnostics::{Diagnostics, Limits};
 use tbot::readyz::Registry;
 use tracing::{Event, Metadata, Subscriber, span};
 
-use client::{Client, PATIENCE, ask, get};
+use client::{Client, PATIENCE, ask, get, limits};
 
 /// One test at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -61,10 +61,7 @@ fn two_thousand_idle_connections_leave_livez_alive_and_threads_few() {
         },
     )
     .expect("up to the hard limit");
-    let limits = Limits {
-        head: Duration::from_secs(300),
-        ..Limits::default()
-    };
+    let limits = limits(Limits::default(), |one| one.head = Duration::from_secs(300));
     let service = Diagnostics::builder()
         .limits(limits)
         .bind("127.0.0.1:0")
@@ -90,10 +87,9 @@ fn the_end_leaves_no_thread_and_no_descriptor() {
     let before = descriptors();
     let services = Registry::new();
     let _mux = services.register("mux");
-    let limits = Limits {
-        shutdown: Duration::from_millis(10),
-        ..Limits::default()
-    };
+    let limits = limits(Limits::default(), |one| {
+        one.shutdown = Duration::from_millis(10)
+    });
     let service = Diagnostics::builder()
         .readyz(services)
         .limits(limits)

@@ -330,7 +330,7 @@ fn every_thread_is_shown_with_its_stack() {
         ("mux-accept", "setup::Setup::run"),
         ("mux-relay-0", "relay::Worker::run"),
         ("diag-accept", "listener::Service::accept"),
-        ("log", "logging::write_lines"),
+        ("log", "logging::Writer::run"),
     ] {
         let block = text
             .split("\n\n")

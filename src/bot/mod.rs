@@ -1,8 +1,9 @@
 //! One run of `tbot start`: from settings to services, and to an orderly stop.
 
+mod notify;
 mod pid_file;
 mod renewal;
-mod service;
+pub(crate) mod service;
 mod signals;
 
 use std::fmt;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 use prometheus::Registry;
 use rustix::process::DumpableBehavior;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGPROF, SIGUSR1, SIGXFSZ};
+use tracing::level_filters::LevelFilter;
 
+use self::notify::Notify;
 use self::pid_file::PidFile;
 use self::renewal::{Obtained, Renewal, identity_of, renewal_of, renewals};
 use self::service::Service;
@@ -105,6 +108,13 @@ impl Metrics {
 /// How often that is: a little oftener than Prometheus usually scrapes.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// The headings of the page at `/`, with the metrics below each.
+const PAGE: [(&str, &str); 3] = [
+    ("SSH multiplexer", "tbot_ssh_multiplexer_"),
+    ("Certificates", "tbot_identity_"),
+    ("Connections to bastions", "tbot_ssh_bastion_"),
+];
+
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
@@ -118,8 +128,13 @@ enum Event {
 pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let registry = Registry::new();
     let log = LogMetrics::register(&registry).map_err(system("register metrics"))?;
-    let _log = logging::start(settings.log_format, settings.debug, log)
-        .map_err(system("start the log"))?;
+    let level = match settings.debug {
+        true => LevelFilter::DEBUG,
+        false => LevelFilter::INFO,
+    };
+    let levels = settings.log_levels.clone();
+    let _log =
+        logging::start(settings.log_format, levels, level, log).map_err(system("start the log"))?;
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -131,8 +146,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     signal_hook::flag::register(SIGCHLD, Arc::default()).map_err(system("catch SIGCHLD"))?;
     // By default it kills, instead of an error to tell of, where a file grows beyond RLIMIT_FSIZE.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(system("catch SIGXFSZ"))?;
+    let mut notify = Notify::from_environment();
     if settings.oneshot {
-        return write_once(settings);
+        return write_once(settings).inspect(|()| notify.ready());
     }
     let profiling = cfg!(feature = "pprof") && settings.debug && settings.diag_addr.is_some();
     if !profiling {
@@ -142,9 +158,11 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
     let (events_sender, events) = channel();
     let signalled = events_sender.clone();
     let mut grace = settings.shutdown_grace;
+    let pid_file = PidFile::default();
+    let remove = pid_file.remover();
     let signals = signals::watch(move |signal| {
         if !matches!(signal, SIGHUP | SIGUSR1) {
-            signals::end_after(std::mem::take(&mut grace));
+            signals::end_after(std::mem::take(&mut grace), remove.clone());
         }
         signalled.send(Event::Signal(signal)).is_ok()
     })?;
@@ -171,14 +189,13 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         .as_ref()
         .map(|address| {
             let builder = Diagnostics::builder()
-                .readyz(statuses)
+                .readyz(statuses.clone())
                 .metrics(registry)
-                .service_metrics(metrics.diagnostics.clone());
+                .service_metrics(metrics.diagnostics.clone())
+                .watched(notify.watches())
+                .front_page("tbot", PAGE);
             #[cfg(feature = "pprof")]
-            let builder = match profiling {
-                true => builder.profiling(),
-                false => builder,
-            };
+            let builder = builder.profiling(profiling);
             builder.bind(address)
         })
         .transpose()
@@ -198,11 +215,9 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
             service, identity, reporter, metrics, affordable,
         )?);
     }
-    let pid_file = settings
-        .pid_file
-        .as_deref()
-        .map(PidFile::write)
-        .transpose()?;
+    if let Some(path) = &settings.pid_file {
+        pid_file.write(path)?;
+    }
     // Nothing can be refused any more: now programs are run and files are written.
     for renewal in &mut renewals {
         renewal.start(&metrics.tasks)?;
@@ -223,14 +238,17 @@ pub fn run(settings: &Settings, warnings: &[String]) -> Result<(), Error> {
         }
     }
 
-    serve(&events, &mut services, &mut renewals, &metrics);
-    stop(
-        &events,
-        events_sender,
-        &mut services,
-        settings.shutdown_grace,
-    );
-    drop((renewals, services, diagnostics, pid_file));
+    let mut running = Running {
+        services,
+        renewals,
+        diagnostics,
+        statuses,
+        notify,
+        pid_file,
+    };
+    running.serve(&events, &metrics);
+    running.stop(&events, events_sender, settings.shutdown_grace);
+    drop(running);
     drop(signals);
     tracing::info!("stopped");
     Ok(())
@@ -250,7 +268,7 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
     let asked = stop.clone();
     let _signals = signals::watch(move |_| {
         asked.ask();
-        signals::end_after(Duration::ZERO);
+        signals::end_after(Duration::ZERO, || ());
         sender.send(()).is_ok()
     })?;
     let wait = |pause| matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
@@ -278,80 +296,127 @@ fn write_once(settings: &Settings) -> Result<(), Error> {
     written
 }
 
-/// Answers signals until one says to stop.
-fn serve(
-    events: &Receiver<Event>,
-    services: &mut [Service],
-    renewals: &mut [Renewal],
-    metrics: &Metrics,
-) {
-    loop {
-        match events.recv_timeout(LOOK) {
-            Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
-                tracing::info!("renewing everything, as a signal asked for");
-                let artifacts = services
-                    .iter()
-                    .filter_map(|service| service.artifacts.as_ref());
-                let identities = renewals.iter().filter_map(|renewal| renewal.task.as_ref());
-                identities.chain(artifacts).for_each(Task::run_now);
-            }
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(Event::Idle) => {}
-            Err(RecvTimeoutError::Timeout) => {
-                metrics.renew();
-                renewals.iter_mut().for_each(Renewal::look);
-                services.iter_mut().for_each(Service::look);
-            }
-        }
-    }
+/// What runs, in the order in which it ends.
+struct Running {
+    renewals: Vec<Renewal>,
+    services: Vec<Service>,
+    diagnostics: Option<Diagnostics>,
+    statuses: readyz::Registry,
+    notify: Notify,
+    pid_file: PidFile,
 }
 
-/// Lets connections end for `grace`, or until the next signal to stop; then closes them.
-fn stop(
-    events: &Receiver<Event>,
-    events_sender: Sender<Event>,
-    services: &mut [Service],
-    grace: Duration,
-) {
-    let mut open = 0;
-    for service in &mut *services {
-        // It would report on its own.
-        service.artifacts = None;
-        service.reporter.unhealthy("tbot is stopping");
-        service.multiplexer.stop_accepting();
-        open += service.multiplexer.in_flight();
-    }
-    let services = &*services;
-    let end = match open {
-        0 => String::new(),
-        _ => format!(
-            " ({} to end; a second signal ends them at once)",
-            config::show_duration(grace)
-        ),
-    };
-    tracing::info!("stopping with {} open{end}", connections(open));
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let deadline = Instant::now() + grace;
-            for service in services {
-                service
-                    .multiplexer
-                    .wait_until_idle(deadline.saturating_duration_since(Instant::now()));
+impl Running {
+    /// Answers signals until one says to stop.
+    fn serve(&mut self, events: &Receiver<Event>, metrics: &Metrics) {
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let left = look.saturating_duration_since(Instant::now());
+            match events.recv_timeout(left.min(self.notify.pause())) {
+                Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
+                    tracing::info!("renewing everything, as a signal asked for");
+                    self.notify.reloading();
+                    self.tasks().for_each(Task::run_now);
+                }
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Event::Idle) | Err(RecvTimeoutError::Timeout) => {}
             }
-            let _ = events_sender.send(Event::Idle);
-        });
-        while let Ok(Event::Signal(SIGHUP | SIGUSR1)) = events.recv() {}
-        let left: usize = services
-            .iter()
-            .map(|service| service.multiplexer.in_flight())
-            .sum();
-        if left > 0 {
-            tracing::warn!("closing {} still open", connections(left));
+            if Instant::now() >= look {
+                metrics.renew();
+                self.renewals.iter_mut().for_each(Renewal::look);
+                self.services.iter_mut().for_each(Service::look);
+                self.pid_file.look();
+                // Nobody else may be looking, and then nobody knows since when.
+                self.statuses.overall();
+                look = Instant::now() + LOOK;
+            }
+            if self.is_ready() {
+                self.notify.ready();
+            }
+            self.report();
         }
-        services
+    }
+
+    /// Whether the files for clients were written, or could not be, and what a signal asked for is done. Who
+    /// waits for a service waits for that, not for whoever signs certificates.
+    fn is_ready(&self) -> bool {
+        let written = |service: &Service| self.statuses.wait(Some(&service.name), Duration::ZERO);
+        self.services.iter().all(written) && self.tasks().all(Task::has_run)
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Task> {
+        let identities = self.renewals.iter().filter_map(|one| one.task.as_ref());
+        let artifacts = self
+            .services
             .iter()
-            .for_each(|service| service.multiplexer.close_all());
-    });
+            .filter_map(|one| one.artifacts.as_ref());
+        identities.chain(artifacts)
+    }
+
+    /// To the service manager.
+    fn report(&mut self) {
+        let Self {
+            services,
+            diagnostics,
+            ..
+        } = self;
+        let hang = || {
+            let mut multiplexers = services.iter().map(|service| &service.multiplexer);
+            let hang = multiplexers.find_map(|multiplexer| multiplexer.hang());
+            hang.or_else(|| diagnostics.as_ref()?.hang())
+        };
+        self.notify.look(|| self.statuses.overall(), hang);
+    }
+
+    /// Lets connections end for `grace`, or until the next signal to stop; then closes them.
+    fn stop(&mut self, events: &Receiver<Event>, idle: Sender<Event>, grace: Duration) {
+        let mut open = 0;
+        for service in &mut self.services {
+            // It would report on its own.
+            service.artifacts = None;
+            service.reporter.unhealthy("tbot is stopping");
+            service.multiplexer.stop_accepting();
+            open += service.multiplexer.in_flight();
+        }
+        let end = match open {
+            0 => String::new(),
+            _ => format!(
+                " ({} to end; a second signal ends them at once)",
+                config::show_duration(grace)
+            ),
+        };
+        let stopping = format!("stopping with {} open{end}", connections(open));
+        tracing::info!("{stopping}");
+        // Threads get a while to end behind the grace.
+        self.notify
+            .stopping(&stopping, grace + 2 * signals::PATIENCE);
+        let multiplexers: Vec<_> = self
+            .services
+            .iter()
+            .map(|one| one.multiplexer.clone())
+            .collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let deadline = Instant::now() + grace;
+                for multiplexer in &multiplexers {
+                    multiplexer.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
+                }
+                let _ = idle.send(Event::Idle);
+            });
+            loop {
+                match events.recv_timeout(self.notify.pause()) {
+                    Ok(Event::Signal(SIGHUP | SIGUSR1)) => {}
+                    Err(RecvTimeoutError::Timeout) => self.report(),
+                    _ => break,
+                }
+            }
+            let left: usize = multiplexers.iter().map(|one| one.in_flight()).sum();
+            if left > 0 {
+                tracing::warn!("closing {} still open", connections(left));
+            }
+            multiplexers.iter().for_each(|one| one.close_all());
+        });
+    }
 }
 
 fn connections(n: usize) -> String {

@@ -17,7 +17,7 @@ use crate::task::Task;
 
 /// A multiplexer that serves, and the task that keeps its files.
 pub(super) struct Service {
-    name: String,
+    pub(super) name: String,
     pub(super) multiplexer: Arc<Multiplexer>,
     pub(super) artifacts: Option<Task>,
     renewal_interval: Duration,
@@ -91,7 +91,7 @@ pub(super) fn start(
     })
 }
 
-fn cluster(settings: &config::Cluster) -> multiplexer::Cluster {
+pub(crate) fn cluster(settings: &config::Cluster) -> multiplexer::Cluster {
     let bastion = |bastion: &config::Bastion| multiplexer::Bastion {
         host: bastion.server.host.clone(),
         port: bastion.server.port,
@@ -134,10 +134,7 @@ impl Service {
             socket.display()
         );
         let work = move || {
-            // One that fails keeps nothing from the other.
-            let written = multiplexer.write_artifacts();
-            multiplexer.restore_sockets()?;
-            written?;
+            multiplexer.maintain()?;
             if let Some(own) = own.as_ref().filter(|own| !own.exists()) {
                 return Err(format!(
                     "{} is gone, by which ssh connects: put it back, or restart tbot from its new place",

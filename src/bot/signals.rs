@@ -38,15 +38,17 @@ pub(super) fn watch(
 }
 
 /// For threads to end that are told to.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ends the process a while after `grace`, whoever hangs by then: a file system that does not answer has no
-/// time-out, and stops whoever looks at a file in it.
-pub(super) fn end_after(grace: Duration) {
+/// time-out, and stops whoever looks at a file in it. `last` is done before, if it can be.
+pub(super) fn end_after(grace: Duration, last: impl FnOnce() + Send + 'static) {
     let end = move || {
         std::thread::sleep(grace + PATIENCE);
         tracing::error!("something hangs, such as a file system: ending without waiting for it");
-        // For the line to be written.
+        // That may hang, too.
+        let _ = std::thread::Builder::new().spawn(last);
+        // For both, and the line to be written.
         std::thread::sleep(Duration::from_millis(100));
         std::process::exit(1);
     };

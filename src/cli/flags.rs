@@ -1,4 +1,5 @@
-//! Every flag of the program, once: parsing, help, environment and settings read this table.
+//! Every flag of the program, once: parsing, help, completions, man page, environment and settings read
+//! this table.
 
 /// One flag.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) enum Kind {
     /// Nothing, or `=true`, `=false`.
     Switch,
     Text(&'static str),
+    /// One of the words between the bars.
+    Choice(&'static str),
     /// A path of any bytes.
     Path(&'static str),
     /// A directory: a path or a URL.
@@ -33,15 +36,23 @@ pub(super) enum Kind {
     Numbers(&'static str),
 }
 
-/// The commands a flag belongs to.
+/// The commands a flag belongs to: those whose [`super::args::Command::scopes`] have this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// All.
     Any,
-    /// `tbot start` and what is under it.
+    /// Those that read a configuration.
+    Config,
+    /// Those that run services, or say what would run.
     Start,
-    /// `tbot start ssh-multiplexer`.
+    /// The same with a service `ssh-multiplexer` from flags.
     SshMultiplexer,
+    /// `tbot wait`.
+    Wait,
+    /// `tbot install systemd`.
+    Install,
+    /// `tbot configure` and what is under it.
+    Configure,
 }
 
 /// What a flag sets.
@@ -55,13 +66,150 @@ pub(super) enum Target {
     Command,
 }
 
+pub(super) const CHECK: &str = "--check";
 pub(super) const CONFIG: &str = "--config";
 pub(super) const CONFIG_STRING: &str = "--config-string";
 pub(super) const DEBUG: &str = "--debug";
 pub(super) const DESTINATION: &str = "--destination";
+pub(super) const DIAG_ADDR: &str = "--diag-addr";
+pub(super) const FORCE: &str = "--force";
+pub(super) const GROUP: &str = "--group";
+pub(super) const NAME: &str = "--name";
+pub(super) const OUTPUT: &str = "--output";
 pub(super) const PID_FILE: &str = "--pid-file";
+pub(super) const SERVICE: &str = "--service";
+pub(super) const SYSTEMD_DIRECTORY: &str = "--systemd-directory";
+pub(super) const TIMEOUT: &str = "--timeout";
+pub(super) const USER: &str = "--user";
+pub(super) const WRITE: &str = "--write";
 
-pub(super) const FLAGS: [Flag; 21] = [
+/// The one variable that stands in for no flag.
+pub(super) const LOG: &str = "TBOT_LOG";
+pub(super) const ABOUT_LOG: &str = "says what is logged: error, warn, info, debug or trace, also of a part alone, as in \
+     info,tbot::connection=warn";
+
+/// A name may stand here more than once, for other commands; it then takes a value in all of them or in none.
+pub(super) static FLAGS: &[Flag] = &[
+    Flag {
+        long: DIAG_ADDR,
+        short: None,
+        kind: Kind::Text("HOST:PORT|URL"),
+        env: Some("TBOT_DIAG_ADDR"),
+        default: "none, required",
+        help: "Address of the diagnostics to ask, such as 127.0.0.1:3001 or http://127.0.0.1:3001",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: SERVICE,
+        short: None,
+        kind: Kind::Text("NAME"),
+        env: None,
+        default: "every service",
+        help: "Service to wait for, by its name in health reports",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: TIMEOUT,
+        short: None,
+        kind: Kind::Text("DURATION"),
+        env: None,
+        default: "none, for ever",
+        help: "How long to wait; then the exit status is 1, and the error says what was seen last",
+        scope: Scope::Wait,
+        target: Target::Command,
+    },
+    Flag {
+        long: CHECK,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Say what tbot start would run with these flags, or what is wrong with them",
+        scope: Scope::Configure,
+        target: Target::Command,
+    },
+    Flag {
+        long: OUTPUT,
+        short: Some('o'),
+        kind: Kind::Path("PATH"),
+        env: None,
+        default: "-, to stdout",
+        help: "File to write instead; one that is there is replaced",
+        scope: Scope::Configure,
+        target: Target::Command,
+    },
+    Flag {
+        long: NAME,
+        short: None,
+        kind: Kind::Text("UNIT"),
+        env: None,
+        default: "tbot",
+        help: "Name of the unit, without .service",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: USER,
+        short: None,
+        kind: Kind::Text("USER"),
+        env: None,
+        default: "tbot",
+        help: "User who runs it, who need not exist yet",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: GROUP,
+        short: None,
+        kind: Kind::Text("GROUP"),
+        env: None,
+        default: "that of the user",
+        help: "Group that it runs as",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: DESTINATION,
+        short: None,
+        kind: Kind::Directory("DIR"),
+        env: None,
+        default: "/run/UNIT, or that of the configuration",
+        help: "Directory for the sockets and ssh_config of a multiplexer: a path or file:///path",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: SYSTEMD_DIRECTORY,
+        short: None,
+        kind: Kind::Path("PATH"),
+        env: None,
+        default: "/etc/systemd/system",
+        help: "Where units are",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: WRITE,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Write the unit there, instead of to stdout",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
+    Flag {
+        long: FORCE,
+        short: None,
+        kind: Kind::Switch,
+        env: None,
+        default: "false",
+        help: "Replace another unit of this name",
+        scope: Scope::Install,
+        target: Target::Command,
+    },
     Flag {
         long: CONFIG,
         short: Some('c'),
@@ -69,7 +217,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         env: Some("TBOT_CONFIG_PATH"),
         default: "none",
         help: "Configuration file, version 2 YAML",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Command,
     },
     Flag {
@@ -79,7 +227,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         env: Some("TBOT_CONFIG"),
         default: "none",
         help: "Configuration itself, in base64, in place of a file",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Command,
     },
     Flag {
@@ -95,15 +243,15 @@ pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         long: "--log-format",
         short: None,
-        kind: Kind::Text("text|json"),
+        kind: Kind::Choice("text|json"),
         env: Some("TBOT_LOG_FORMAT"),
         default: "text",
         help: "How log lines look; they go to stderr",
-        scope: Scope::Any,
+        scope: Scope::Config,
         target: Target::Run("log_format"),
     },
     Flag {
-        long: "--diag-addr",
+        long: DIAG_ADDR,
         short: None,
         kind: Kind::Text("HOST:PORT"),
         env: Some("TBOT_DIAG_ADDR"),
@@ -118,7 +266,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         kind: Kind::Text("DURATION"),
         env: None,
         default: "1h",
-        help: "How long credentials will live, at most 24h; there are none in this version",
+        help: "How long certificates live, at most 24h",
         scope: Scope::Start,
         target: Target::Run("credential_ttl"),
     },
@@ -193,7 +341,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         target: Target::Service("destination"),
     },
     Flag {
-        long: "--name",
+        long: NAME,
         short: None,
         kind: Kind::Text("NAME"),
         env: None,
@@ -287,5 +435,44 @@ impl Flag {
     /// Whether it may be given more than once.
     pub fn repeats(&self) -> bool {
         matches!(self.kind, Kind::Texts(_) | Kind::Numbers(_))
+    }
+
+    /// The name of its value, if it takes one.
+    pub fn value(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Switch => None,
+            Kind::Text(name)
+            | Kind::Choice(name)
+            | Kind::Path(name)
+            | Kind::Directory(name)
+            | Kind::Number(name)
+            | Kind::Texts(name)
+            | Kind::Numbers(name) => Some(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::COMMANDS;
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_flag_to_a_command_and_of_one_form_to_all() {
+        for command in COMMANDS {
+            let mut names: Vec<&str> = command.flags().map(|flag| flag.long).collect();
+            let mut letters: Vec<char> = command.flags().filter_map(|flag| flag.short).collect();
+            let all = (names.len(), letters.len());
+            names.sort_unstable();
+            names.dedup();
+            letters.sort_unstable();
+            letters.dedup();
+            assert_eq!((names.len(), letters.len()), all, "{:?}", command.words);
+        }
+        for flag in FLAGS {
+            let first = Flag::long(&flag.long[2..]).expect("it is in the table");
+            assert_eq!(first.value().is_some(), flag.value().is_some());
+            assert_eq!((first.repeats(), first.short), (flag.repeats(), flag.short));
+        }
     }
 }

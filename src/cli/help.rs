@@ -3,14 +3,14 @@
 use std::fmt::Write;
 
 use super::args::{COMMANDS, Command};
-use super::flags::{FLAGS, Flag, Kind, Scope};
-use super::proxy_command;
+use super::flags::{ABOUT_LOG, Flag, LOG, Scope};
 
 /// The whole help of `command`.
 pub(super) fn text(command: &Command) -> String {
     let mut text = format!("{}\n\nUsage: {}\n", command.about, usage(command));
     let under: Vec<&Command> = COMMANDS
         .iter()
+        .copied()
         .filter(|other| other.words.len() > command.words.len())
         .filter(|other| other.words.starts_with(command.words))
         .collect();
@@ -20,61 +20,74 @@ pub(super) fn text(command: &Command) -> String {
             add(&mut text, &command.words.join(" "), command.about);
         }
     }
-    for (scope, title) in [
-        (Scope::SshMultiplexer, "Flags of the SSH multiplexer:"),
-        (Scope::Start, "Flags of a run:"),
-        (Scope::Any, "Flags:"),
-    ] {
-        if command.scopes.contains(&scope) {
-            let _ = write!(text, "\n{title}\n");
-            for flag in FLAGS.iter().filter(|flag| flag.scope == scope) {
-                add(&mut text, &form(flag), &about(flag));
-            }
+    for (title, scope) in SECTIONS {
+        let mut flags = command
+            .flags()
+            .filter(|flag| section(flag) == *scope)
+            .peekable();
+        if flags.peek().is_some() || scope.is_none() {
+            let _ = write!(text, "\n{title}:\n");
+        }
+        for flag in flags {
+            add(&mut text, &form(flag), &about(flag));
         }
     }
-    if command.scopes.is_empty() {
-        text += "\nFlags:\n";
+    let root = command.words.is_empty();
+    for (short, long, about) in [Some(HELP), Some(VERSION).filter(|_| root)]
+        .into_iter()
+        .flatten()
+    {
+        add(&mut text, &format!("{short}, {long}"), &format!("{about}."));
     }
-    add(&mut text, "-h, --help", "Print the help of a command.");
-    if command.words.is_empty() {
-        add(&mut text, "-V, --version", "The same as tbot version.");
+    if command.has(Scope::Start) {
+        text +=
+            "\nA flag wins over its environment variable, and that over the configuration file.\n";
+        let _ = writeln!(text, "The variable {LOG} {ABOUT_LOG}.");
     }
-    if command.scopes.contains(&Scope::Start) {
-        text += "\nA flag wins over its environment variable, and that over the configuration \
-                 file.\nDurations are written like 1h30m, 90s or 100ms.\n";
+    if command.flags().any(|flag| flag.value() == Some("DURATION")) {
+        text += "\nDurations are written like 1h30m, 90s or 100ms.\n";
     }
     text
 }
 
-fn usage(command: &Command) -> String {
-    match command.words {
-        [] => "tbot COMMAND [FLAGS]".into(),
-        [proxy_command::NAME] => format!("tbot {} SOCKET HOST:PORT[|CLUSTER]", proxy_command::NAME),
-        ["start"] => "tbot start -c PATH [FLAGS]".into(),
-        ["start", ..] => "tbot start ssh-multiplexer --destination PATH [FLAGS]".into(),
-        words => format!("tbot {}", words.join(" ")),
-    }
+/// The flags that are in no table, as they set nothing: short, long and what they do.
+pub(super) const HELP: (&str, &str, &str) = ("-h", "--help", "Print the help of a command");
+pub(super) const VERSION: (&str, &str, &str) = ("-V", "--version", "The same as tbot version");
+
+/// The groups that flags are shown in, and whose they are; the others' come last.
+const SECTIONS: &[(&str, Option<Scope>)] = &[
+    ("Flags of the SSH multiplexer", Some(Scope::SshMultiplexer)),
+    ("Flags of a run", Some(Scope::Start)),
+    ("Flags", None),
+];
+
+/// The group of a flag.
+fn section(flag: &Flag) -> Option<Scope> {
+    Some(flag.scope).filter(|scope| SECTIONS.iter().any(|(_, of)| *of == Some(*scope)))
+}
+
+/// `tbot start -c PATH [FLAGS]`.
+pub(super) fn usage(command: &Command) -> String {
+    let mut usage = vec!["tbot"];
+    usage.extend(command.words);
+    let choices = command.choices.join("|");
+    usage.extend([&*choices, command.usage]);
+    usage.retain(|word| !word.is_empty());
+    usage.join(" ")
 }
 
 /// `-c, --config PATH`.
-fn form(flag: &Flag) -> String {
+pub(super) fn form(flag: &Flag) -> String {
     let short = match flag.short {
         Some(letter) => format!("-{letter}, "),
         None => "    ".into(),
     };
-    let value = match flag.kind {
-        Kind::Switch => String::new(),
-        Kind::Text(name)
-        | Kind::Path(name)
-        | Kind::Directory(name)
-        | Kind::Number(name)
-        | Kind::Texts(name)
-        | Kind::Numbers(name) => format!(" {name}"),
-    };
+    let value = flag.value().map(|name| format!(" {name}"));
+    let value = value.unwrap_or_default();
     format!("{short}{}{value}", flag.long)
 }
 
-fn about(flag: &Flag) -> String {
+pub(super) fn about(flag: &Flag) -> String {
     let env = flag.env.map(|env| format!(" [env: {env}]"));
     format!(
         "{}. [default: {}]{}",

@@ -1,18 +1,24 @@
 //! The command line: which command is meant, and what goes wrong with it.
 //!
-//! Every flag is defined once, in `flags`; parsing, help and the settings come from there.
+//! Every command is defined once, in `args`, and every flag, in `flags`; all else comes from there.
 
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
 
 mod args;
+mod completions;
+mod configure;
 mod flags;
 mod help;
+mod http;
+mod install;
+mod man;
+mod output;
 mod proxy_command;
 mod start;
 mod unsupported;
+mod wait;
 
 use args::{Action, Invocation};
 
@@ -31,10 +37,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     {
         return proxy_command::run(rest).map_err(Failure::from);
     }
-    let Invocation { action, given } = args::parse(args)?;
-    match action {
-        Action::Help(command) => print(&help::text(command)),
-        Action::Version => print(concat!(
+    let Invocation {
+        command,
+        choice,
+        help,
+        given,
+    } = args::parse(args)?;
+    if help {
+        return Ok(output::print(&help::text(command))?);
+    }
+    let env = |name: &str| std::env::var_os(name);
+    let debug = start::wants_debug(&given, &env);
+    match command.action {
+        Action::None => Err(format!("no command is given ({})", args::SEE_HELP).into()),
+        // Flags stand before it: its own come with ssh, which puts it first.
+        Action::ProxyCommand => {
+            Err(format!("{} must be the first argument", proxy_command::NAME).into())
+        }
+        Action::Version => Ok(output::print(concat!(
             "tbot ",
             env!("CARGO_PKG_VERSION"),
             "\n",
@@ -47,31 +67,29 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             "target: ",
             env!("TBOT_TARGET"),
             "\n",
-        )),
-        Action::Start { ssh_multiplexer } => {
+        ))?),
+        Action::Completions => {
+            let shell = choice.unwrap_or_default();
+            Ok(output::print(&completions::script(shell))?)
+        }
+        Action::Man => Ok(output::print(&man::page())?),
+        Action::Configure => {
+            configure::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
+        }
+        Action::Install => {
+            install::run(command, &given, &env).map_err(|error| Failure::new(error, debug))
+        }
+        Action::Wait => {
+            wait::run(command, &given, &env, debug).map_err(|error| Failure::new(error, debug))
+        }
+        Action::Start => {
             #[cfg(target_env = "gnu")]
             crate::sys::share_heaps();
-            let env = |name: &str| std::env::var_os(name);
-            let debug = start::wants_debug(&given, &env);
-            let (settings, warnings) = start::settings(&given, ssh_multiplexer, &env)
+            let (settings, warnings) = start::settings(command, &given, &env)
                 .map_err(|error| Failure::new(error, debug))?;
             let debug = settings.debug;
             crate::bot::run(&settings, &warnings).map_err(|error| Failure::new(error, debug))
         }
-    }
-}
-
-/// Writes to stdout; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to stdout: {error}").into())
-        }
-        _ => Ok(()),
     }
 }
 

@@ -3,41 +3,63 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::args::Given;
+use super::args::{Command, Given};
 use super::flags::{
-    CONFIG, CONFIG_STRING, DEBUG, DESTINATION, FLAGS, Flag, Kind, PID_FILE, Scope, Target,
+    CONFIG, CONFIG_STRING, DEBUG, DESTINATION, FLAGS, Flag, Kind, LOG, PID_FILE, Scope, Target,
 };
 use crate::config::{
-    self, Error, Loaded, Node, Origin, Overrides, Source, Value, directory_from_flag, quoted,
+    self, Error, Loaded, LogLevels, Node, Origin, Overrides, Source, Value, directory_from_flag,
+    quoted,
 };
 
 /// How the environment is looked up.
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The settings of a run, and what the operator should be told. Reads the configuration file and
 /// looks at destinations; writes and binds nothing.
-pub(super) fn settings(given: &[Given], ssh_multiplexer: bool, env: Env) -> Result<Loaded, Error> {
-    let from_env = from_env(given, ssh_multiplexer, env);
+pub(super) fn settings(command: &Command, given: &[Given], env: Env) -> Result<Loaded, Error> {
+    let ssh_multiplexer = command.has(Scope::SshMultiplexer);
+    let from_env = from_env(command, given, env);
     let all: Vec<&Given> = given.iter().chain(&from_env).collect();
     let source = source(given, &from_env)?;
     if source.is_none() && !ssh_multiplexer {
-        return Err(Error::new(
-            "nothing to start: name a configuration file (tbot start -c my-config.yaml) or a \
-             service (tbot start ssh-multiplexer --destination DIR)",
-        ));
+        let (verb, how) = match command.has(Scope::Configure) {
+            true => ("check", "configure --check"),
+            false => ("start", "start"),
+        };
+        let (word, _) = how.split_once(' ').unwrap_or((how, ""));
+        return Err(Error::new(format!(
+            "nothing to {verb}: name a configuration file (tbot {how} -c my-config.yaml) or a \
+             service (tbot {word} ssh-multiplexer --destination DIR)"
+        )));
     }
     if ssh_multiplexer && !all.iter().any(|given| given.flag.long == DESTINATION) {
-        return Err(Error::new(
-            "tbot start ssh-multiplexer needs --destination: a directory for its sockets and files",
-        ));
+        return Err(Error::new(format!(
+            "tbot {} needs --destination: a directory for its sockets and files",
+            command.words.join(" ")
+        )));
     }
     let pid_file = all.iter().find(|given| given.flag.long == PID_FILE);
     let pid_file = pid_file.map(|given| absolute(given)).transpose()?;
+    let log_levels = log_levels(env)?;
     let overrides = overrides(&all, ssh_multiplexer)?;
     let (mut settings, mut warnings) = config::load(source.as_ref(), overrides)?;
     settings.pid_file = pid_file;
+    settings.log_levels = log_levels;
     warnings.extend(overridden_variables(given, env));
     Ok((settings, warnings))
+}
+
+/// What `TBOT_LOG` says; there is no flag, as `--debug` is that of most.
+fn log_levels(env: Env) -> Result<LogLevels, Error> {
+    let wrong = |why: String| Error::new(format!("{LOG}: {why}"));
+    match env(LOG).filter(|value| !value.is_empty()) {
+        None => Ok(LogLevels::default()),
+        Some(value) => match value.to_str() {
+            Some(text) => LogLevels::parse(text).map_err(wrong),
+            None => Err(wrong(not_utf8(&value))),
+        },
+    }
 }
 
 /// Whether errors are to be shown with their causes, as far as can be told before the file is read.
@@ -54,10 +76,9 @@ pub(super) fn wants_debug(given: &[Given], env: Env) -> bool {
 }
 
 /// The variables that stand in for flags which are not given; an empty one is as good as none.
-fn from_env(given: &[Given], ssh_multiplexer: bool, env: Env) -> Vec<Given> {
-    FLAGS
-        .iter()
-        .filter(|flag| ssh_multiplexer || flag.scope != Scope::SshMultiplexer)
+pub(super) fn from_env(command: &Command, given: &[Given], env: Env) -> Vec<Given> {
+    command
+        .flags()
         .filter(|flag| !given.iter().any(|given| given.flag.long == flag.long))
         .filter_map(|flag| {
             let origin = flag.env?;
@@ -117,12 +138,8 @@ fn overrides(all: &[&Given], ssh_multiplexer: bool) -> Result<Overrides, Error> 
     let mut overrides = Overrides::default();
     let kind = Node::new(Value::Text("ssh-multiplexer".into()), ORIGIN);
     let mut service = vec![("type".to_owned(), kind)];
-    for flag in &FLAGS {
-        let of: Vec<&Given> = all
-            .iter()
-            .copied()
-            .filter(|given| given.flag.long == flag.long)
-            .collect();
+    for flag in FLAGS {
+        let of = of(flag, all);
         if of.is_empty() {
             continue;
         }
@@ -138,8 +155,14 @@ fn overrides(all: &[&Given], ssh_multiplexer: bool) -> Result<Overrides, Error> 
     Ok(overrides)
 }
 
+/// Those of this flag.
+pub(super) fn of<'a>(flag: &Flag, all: &[&'a Given]) -> Vec<&'a Given> {
+    let is_its = |given: &&Given| std::ptr::eq(given.flag, flag);
+    all.iter().copied().filter(is_its).collect()
+}
+
 /// The value of a flag as a configuration would have it; `of` holds at least one.
-fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
+pub(super) fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
     if flag.repeats() {
         let items: Result<_, _> = of.iter().map(|given| single(given)).collect();
         return Ok(Node::new(Value::List(items?), Origin::Given(flag.long)));
@@ -149,16 +172,10 @@ fn node(flag: &Flag, of: &[&Given]) -> Result<Node, Error> {
 
 fn single(given: &Given) -> Result<Node, Error> {
     let value = match given.flag.kind {
-        Kind::Switch => Value::Bool(parse_bool(&given.value).ok_or_else(|| {
-            Error::new(format!(
-                "{}: {} is neither true nor false (allowed: true, t, 1, false, f, 0)",
-                given.origin,
-                quoted(&given.value.to_string_lossy())
-            ))
-        })?),
+        Kind::Switch => Value::Bool(switch(given)?),
         Kind::Directory(_) => return directory_from_flag(given.origin, given.value.clone()),
         Kind::Path(_) => Value::Path(given.value.clone()),
-        Kind::Text(_) | Kind::Texts(_) => Value::Text(utf8(given)?.to_owned()),
+        Kind::Text(_) | Kind::Choice(_) | Kind::Texts(_) => Value::Text(utf8(given)?.to_owned()),
         Kind::Number(_) | Kind::Numbers(_) => {
             let text = utf8(given)?;
             // What is no number is refused where its range is known.
@@ -169,11 +186,23 @@ fn single(given: &Given) -> Result<Node, Error> {
     Ok(Node::new(value, Origin::Given(given.origin)))
 }
 
-fn utf8(given: &Given) -> Result<&str, Error> {
-    given.value.to_str().ok_or_else(|| {
-        let value = quoted(&given.value.to_string_lossy());
-        Error::new(format!("{}: {value} is not UTF-8 text", given.origin))
+pub(super) fn switch(given: &Given) -> Result<bool, Error> {
+    parse_bool(&given.value).ok_or_else(|| {
+        Error::new(format!(
+            "{}: {} is neither true nor false (allowed: true, t, 1, false, f, 0)",
+            given.origin,
+            quoted(&given.value.to_string_lossy())
+        ))
     })
+}
+
+pub(super) fn utf8(given: &Given) -> Result<&str, Error> {
+    let wrong = || Error::new(format!("{}: {}", given.origin, not_utf8(&given.value)));
+    given.value.to_str().ok_or_else(wrong)
+}
+
+fn not_utf8(value: &OsStr) -> String {
+    format!("{} is not UTF-8 text", quoted(&value.to_string_lossy()))
 }
 
 /// The words that Go's `strconv.ParseBool` takes.
@@ -185,7 +214,7 @@ fn parse_bool(text: &OsStr) -> Option<bool> {
     }
 }
 
-fn absolute(given: &Given) -> Result<PathBuf, Error> {
+pub(super) fn absolute(given: &Given) -> Result<PathBuf, Error> {
     if given.value.is_empty() {
         return Err(Error::new(format!("{}: the path is empty", given.origin)));
     }
@@ -209,8 +238,7 @@ mod tests {
     fn settings_of(line: &str, env: &[(&str, &str)]) -> Result<Loaded, Error> {
         let args = line.split(' ').map(OsString::from).collect();
         let invocation = parse(args).expect("the arguments are right");
-        let multiplexer = line.contains("start ssh-multiplexer");
-        settings(&invocation.given, multiplexer, &|name| {
+        settings(invocation.command, &invocation.given, &|name| {
             let (_, value) = env.iter().find(|(known, _)| *known == name)?;
             Some(value.into())
         })

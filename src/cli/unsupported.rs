@@ -29,10 +29,7 @@ const FLAGS: [(&str, &str); 22] = [
     ("destination-dir", VERSION_1),
 ];
 
-const COMMANDS: [(&str, &str); 13] = [
-    ("configure", NOT_YET),
-    ("wait", NOT_YET),
-    ("install", NOT_YET),
+const COMMANDS: [(&str, &str); 10] = [
     ("init", CLUSTER),
     ("db", CLUSTER),
     ("proxy", CLUSTER),

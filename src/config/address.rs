@@ -2,7 +2,8 @@
 
 use std::net::Ipv6Addr;
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Reading};
+use super::node::{Node, Origin, Value};
 use super::{Error, HostPort, quoted};
 
 /// `host:port` to listen on, an IPv6 host in brackets. Nothing is resolved here.
@@ -12,8 +13,21 @@ pub(super) fn listen_address(cursor: &Cursor) -> Result<String, Error> {
 
 /// `host:port` of a bastion, an IPv6 host in brackets.
 pub(super) fn proxy_server(cursor: &Cursor) -> Result<HostPort, Error> {
-    const EXAMPLE: &str = "bastion.example.com:22";
-    let text = host_port(cursor, EXAMPLE)?;
+    server(cursor, "bastion.example.com:22")
+}
+
+/// The same from a flag that no configuration has a key for; `example` is one as it should be.
+pub(crate) fn server_from_flag(
+    flag: &'static str,
+    text: &str,
+    example: &str,
+) -> Result<HostPort, Error> {
+    let node = Node::new(Value::Text(text.to_owned()), Origin::Given(flag));
+    server(&Cursor::new(&node, &Reading::default()), example)
+}
+
+fn server(cursor: &Cursor, example: &str) -> Result<HostPort, Error> {
+    let text = host_port(cursor, example)?;
     let (host, port) = text.rsplit_once(':').expect("it has a port");
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match port.parse() {
@@ -23,14 +37,13 @@ pub(super) fn proxy_server(cursor: &Cursor) -> Result<HostPort, Error> {
             port,
         }),
         _ => Err(cursor.error(format!(
-            "{} is nothing to connect to; it must be host:port, such as {EXAMPLE}",
+            "{} is nothing to connect to; it must be host:port, such as {example}",
             quoted(text)
         ))),
     }
 }
 
 fn host_port<'a>(cursor: &Cursor<'a>, example: &str) -> Result<&'a str, Error> {
-    use super::node::Value;
     let wrong = |text: &str, why: &str| {
         cursor.error(format!(
             "{} {why}; it must be host:port, such as {example}",

@@ -19,6 +19,7 @@ pub(super) struct Cursor<'a> {
 }
 
 /// What is the same for all cursors of one tree.
+#[derive(Default)]
 pub(super) struct Reading<'a> {
     pub source: Option<&'a Source>,
     pub warnings: RefCell<Vec<String>>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Error;
 use super::nearest::quoted;
 
 /// The units, in nanoseconds. Micro may be written with either of Unicode's two signs.
@@ -18,6 +19,11 @@ const UNITS: [(&str, u64); 8] = [
 
 /// Go's longest: 2⁶³ - 1 ns, about 292 years.
 const LONGEST: u64 = i64::MAX as u64;
+
+/// A duration of a flag that no configuration has a key for.
+pub(crate) fn duration_from_flag(flag: &str, text: &str) -> Result<Duration, Error> {
+    parse(text).map_err(|what| Error::new(format!("{flag}: {what}")))
+}
 
 /// Reads a duration that is not negative; an error is the rest of a sentence that begins with a key.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {

@@ -15,9 +15,11 @@ mod duration;
 mod error;
 pub(crate) mod foreign;
 mod host_keys;
+mod levels;
 mod nearest;
 mod node;
 mod onboarding;
+mod print;
 mod schema;
 mod service;
 mod settings;
@@ -28,6 +30,7 @@ mod yaml;
 
 pub use duration::show_duration;
 pub use error::Error;
+pub use levels::LogLevels;
 pub use node::{Node, Origin, Value};
 pub use schema::{Overrides, load};
 pub use settings::{
@@ -36,8 +39,11 @@ pub use settings::{
 };
 pub use source::Source;
 
+pub(crate) use address::server_from_flag;
 pub(crate) use destination::directory_from_flag;
+pub(crate) use duration::duration_from_flag;
 pub(crate) use nearest::{did_you_mean, quoted};
+pub(crate) use print::entry;
 
 /// What one run is to do, with what the operator should be told about it.
 pub type Loaded = (Settings, Vec<String>);

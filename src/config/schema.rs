@@ -7,7 +7,8 @@ use super::cursor::{Cursor, Map, Reading};
 use super::node::{Node, Origin, Value};
 use super::service::{self, Renewal};
 use super::{
-    Error, Loaded, LogFormat, Settings, Source, address, destination, onboarding, quoted, yaml,
+    Error, Loaded, LogFormat, LogLevels, Settings, Source, address, destination, onboarding,
+    quoted, yaml,
 };
 
 const KEYS: &[&str] = &[
@@ -119,6 +120,7 @@ fn settings(
     Ok(Settings {
         debug: debug.unwrap_or(false),
         log_format: log_format.unwrap_or_default(),
+        log_levels: LogLevels::default(),
         diag_addr,
         credential_ttl: renewal.ttl,
         renewal_interval: renewal.interval,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::LogLevels;
 use crate::multiplexer::Template;
 
 /// One run.
@@ -12,6 +13,8 @@ pub struct Settings {
     pub debug: bool,
     /// How log lines look (`log_format`).
     pub log_format: LogFormat,
+    /// Which of them are written (`TBOT_LOG`).
+    pub log_levels: LogLevels,
     /// Where diagnostics are served, `host:port`; `None`: nowhere (`diag_addr`).
     pub diag_addr: Option<String>,
     /// How long a credential lives (`credential_ttl`).

@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -66,23 +67,41 @@ enum Phase {
     Answering,
 }
 
+/// What a client is told of a route that failed.
+pub(super) const NO_ANSWER: &str = "the answer could not be made; the log says why\n";
+
 /// The client of a long request.
-#[derive(Debug)]
 pub struct Client<'a> {
-    at: Option<(&'a Connection, &'a Service)>,
+    at: At<'a>,
 }
 
-impl Client<'_> {
+enum At<'a> {
+    /// One who does not wait.
+    Gone,
+    Connection(&'a Connection, &'a Service),
+    /// Of another server, which says whether to go on.
+    Elsewhere(&'a (dyn Fn() -> bool + Sync)),
+}
+
+impl<'a> Client<'a> {
     /// One who does not wait.
     pub(super) fn gone() -> Self {
-        Self { at: None }
+        Self { at: At::Gone }
+    }
+
+    /// One of a server that has connections of its own.
+    pub(super) fn of(goes_on: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        let at = At::Elsewhere(goes_on);
+        Self { at }
     }
 
     /// False once the answer is of no use: the client has closed its end, or the service is being
     /// shut down. A long route asks several times a second; it costs one system call.
     pub fn is_there(&self) -> bool {
-        let Some((connection, service)) = self.at else {
-            return false;
+        let (connection, service) = match self.at {
+            At::Gone => return false,
+            At::Connection(connection, service) => (connection, service),
+            At::Elsewhere(goes_on) => return goes_on(),
         };
         // Unlike a peek, this sees the end behind bytes that were sent before it.
         let mut ends = [PollFd::new(&connection.stream, PollFlags::RDHUP)];
@@ -94,7 +113,13 @@ impl Client<'_> {
     /// Whether it was there once and is no more: unlike one who does not wait, it gets no answer.
     #[cfg(feature = "pprof")]
     pub(super) fn has_left(&self) -> bool {
-        self.at.is_some() && !self.is_there()
+        !matches!(self.at, At::Gone) && !self.is_there()
+    }
+}
+
+impl std::fmt::Debug for Client<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
     }
 }
 
@@ -142,6 +167,12 @@ impl Connection {
     pub fn shut(&self, how: Shutdown) {
         // Fails for a connection that the peer has ended, which is as good.
         let _ = self.stream.shutdown(how);
+    }
+
+    /// Ends it, and keeps its descriptor.
+    pub fn into_spare(self) -> OwnedFd {
+        self.shut(Shutdown::Both);
+        self.stream.into()
     }
 
     pub fn set_waiting(&self) {
@@ -269,7 +300,10 @@ impl Connection {
         }));
         // Before it is sent: whoever has the answer finds it counted.
         metrics.answered(status);
-        metrics.duration.observe(begin.elapsed().as_secs_f64());
+        let took = begin.elapsed();
+        metrics.duration.observe(took.as_secs_f64());
+        let (path, ms) = (head.request.path(), took.as_micros() as f64 / 1000.0);
+        tracing::trace!(path, status, ms, "diagnostics: answered a request");
         let problem = match printed {
             Ok(Ok(())) => return form.keep_alive,
             Ok(Err(error)) => error.to_string(),
@@ -280,11 +314,7 @@ impl Connection {
             head.request.path()
         );
         form.keep_alive = false;
-        self.print_or_nothing(
-            text(500, "the answer could not be made; the log says why\n"),
-            &form,
-            output,
-        );
+        self.print_or_nothing(text(500, NO_ANSWER), &form, output);
         false
     }
 
@@ -304,7 +334,7 @@ impl Connection {
         // Its place among the connections is given away.
         form.keep_alive = false;
         run(&Client {
-            at: Some((self, service)),
+            at: At::Connection(self, service),
         })
     }
 
@@ -432,7 +462,7 @@ fn reason(status: u16) -> Unserved {
 }
 
 /// What a panic said.
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(super) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")

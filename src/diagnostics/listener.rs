@@ -7,17 +7,23 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
 use super::Limits;
 use super::connection::{Buffers, Connection};
 use super::routes::Routes;
 use crate::errors::plain;
 use crate::metrics::{DiagnosticsMetrics, PathMetrics, Unserved};
+#[cfg(feature = "cli")]
+use crate::pulse::{self, Waiter};
 
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -43,6 +49,9 @@ pub(super) struct Service {
     work: Condvar,
     /// A connection has ended.
     freed: Condvar,
+    /// Of the accept thread, where somebody asks how it is: a connection costs one more system call then.
+    #[cfg(feature = "cli")]
+    waiter: Option<Waiter>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +65,8 @@ struct Pool {
     /// Workers without a connection.
     idle: usize,
     workers: Vec<JoinHandle<()>>,
+    /// A descriptor that is kept for who comes when none is left, as a probe that finds nobody in would end the program.
+    spare: Option<OwnedFd>,
     /// Someone listens to `freed`: waking up no one would cost a system call for each connection.
     watched: bool,
 }
@@ -76,6 +87,7 @@ impl Service {
         routes: Routes,
         limits: Limits,
         metrics: DiagnosticsMetrics,
+        #[cfg(feature = "cli")] watched: bool,
     ) -> io::Result<Running> {
         listener.set_nonblocking(false)?;
         let listener = Arc::new(listener);
@@ -89,6 +101,8 @@ impl Service {
             pool: Mutex::default(),
             work: Condvar::new(),
             freed: Condvar::new(),
+            #[cfg(feature = "cli")]
+            waiter: watched.then(Waiter::new).transpose()?,
         });
         // From here on an error drops `running`, which joins what was started.
         let mut running = Running {
@@ -96,6 +110,7 @@ impl Service {
             listener: Some(listener.clone()),
             accepting: None,
         };
+        service.lock().spare = eventfd(0, EventfdFlags::CLOEXEC).ok();
         // With one worker for certain, failing to start others makes the service slower, not dead.
         service.add_worker(&mut service.lock())?;
         let accepting = thread::Builder::new()
@@ -137,18 +152,32 @@ impl Service {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut complaints = Complaints::default();
         while !self.is_stopping() {
+            #[cfg(feature = "cli")]
+            self.waiter.iter().for_each(|waiter| waiter.wait(listener));
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, &mut complaints),
                 // The peer was faster than we: nothing is wrong.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(_) if self.is_stopping() => {}
+                Err(error) if is_exhausted(&error) && self.spend_spare() => {}
                 Err(error) => {
                     self.metrics.refused(Unserved::Local).inc();
                     complaints.log("cannot accept a connection", &error);
-                    thread::sleep(PAUSE);
+                    if is_exhausted(&error) && is_awaited(listener) {
+                        let pool = self.lock();
+                        self.evict(&pool);
+                        drop(self.await_freed(pool, PAUSE));
+                    } else {
+                        thread::sleep(PAUSE);
+                    }
                 }
             }
         }
+    }
+
+    /// Gives the spare descriptor back to the system; false if there is none.
+    fn spend_spare(&self) -> bool {
+        self.lock().spare.take().is_some()
     }
 
     /// Makes room for a connection and hands it to a worker.
@@ -164,6 +193,9 @@ impl Service {
             }
             self.evict(&pool);
             pool = self.await_freed(pool, PAUSE);
+            // Others hang, not this thread.
+            #[cfg(feature = "cli")]
+            self.waiter.iter().for_each(|waiter| waiter.pulse.beat());
         }
         if pool.queue.len() >= pool.idle
             && let Err(error) = self.add_worker(&mut pool)
@@ -211,6 +243,10 @@ impl Service {
             let mut pool = self.lock();
             pool.live.retain(|live| !Arc::ptr_eq(live, &connection));
             pool.waiting -= usize::from(connection.is_waiting());
+            if pool.spare.is_none() {
+                // Never closed, so that no other thread comes by it.
+                pool.spare = Arc::into_inner(connection).map(Connection::into_spare);
+            }
             self.tell_freed(&pool);
         }
     }
@@ -273,6 +309,15 @@ impl Service {
     }
 }
 
+#[cfg(feature = "cli")]
+impl Running {
+    /// Why no connection is accepted any more, as far as that is watched.
+    pub fn hang(&self) -> Option<String> {
+        let (thread, waiter) = (self.accepting.as_ref()?, self.service.waiter.as_ref()?);
+        pulse::problem("diag-accept", thread, &waiter.pulse, || waiter.wake())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let service = &self.service;
@@ -308,6 +353,20 @@ impl Drop for Running {
             let _ = worker.join();
         }
     }
+}
+
+/// Whether this process, or the whole system, has no descriptor left.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+/// Whether someone waits to be accepted: without a descriptor, accept(2) fails also where nobody does.
+fn is_awaited(listener: &TcpListener) -> bool {
+    let mut one = [PollFd::new(listener, PollFlags::IN)];
+    matches!(poll(&mut one, Some(&Timespec::default())), Ok(1..))
 }
 
 /// Logs errors that may come by the thousand, at most once a second.

@@ -175,6 +175,12 @@ fn start_time(stat: &Stat) -> Option<f64> {
     Some(now.ok()?.as_secs_f64() - seconds(ClockId::Boottime) + stat.start)
 }
 
+/// How long this process has been running, the time that the machine slept included; no clock that is set changes it.
+pub(super) fn uptime() -> Option<Duration> {
+    let up = seconds(ClockId::Boottime) - Stat::read()?.start;
+    Duration::try_from_secs_f64(up).ok()
+}
+
 fn seconds(clock: ClockId) -> f64 {
     Duration::try_from(clock_gettime(clock)).map_or(0.0, |time| time.as_secs_f64())
 }

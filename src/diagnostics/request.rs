@@ -30,7 +30,7 @@ pub struct Request<'a> {
 
 /// A request with what the connection needs to know of it.
 #[derive(Debug)]
-pub(super) struct Head<'a> {
+pub(crate) struct Head<'a> {
     pub request: Request<'a>,
     /// Bytes of the head, its final empty line included.
     pub length: usize,
@@ -40,7 +40,7 @@ pub(super) struct Head<'a> {
 
 /// Why a request is not answered as asked.
 #[derive(Debug, PartialEq)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub status: u16,
     pub reason: Cow<'static, str>,
 }
@@ -93,7 +93,7 @@ impl<'a> Request<'a> {
 
     /// What was sent: the body, or else the query, not decoded.
     #[cfg(feature = "pprof")]
-    pub(super) fn content(&self) -> &str {
+    pub(crate) fn content(&self) -> &str {
         if self.body.is_empty() {
             self.query
         } else {
@@ -119,8 +119,11 @@ impl<'a> Request<'a> {
         headers.filter(move |header| header.name.eq_ignore_ascii_case(name))
     }
 
-    /// The value of the first query parameter of that name, `None` if there is none. A value that
-    /// is no `T` gives the answer to send: a 400 that names the parameter.
+    /// The value of the first query parameter of that name, `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// For a value that is no `T`: the answer to send, a 400 that names the parameter.
     pub fn parameter<T: FromStr<Err: Display>>(
         &self,
         name: &str,
@@ -139,7 +142,7 @@ impl<'a> Request<'a> {
 }
 
 /// The request at the start of `input`, `None` while it is not complete.
-pub(super) fn parse<'h, 'b: 'h>(
+pub(crate) fn parse<'h, 'b: 'h>(
     input: &'b [u8],
     headers: &'h mut [MaybeUninit<httparse::Header<'b>>],
 ) -> Result<Option<Head<'h>>, Refused> {
@@ -148,6 +151,8 @@ pub(super) fn parse<'h, 'b: 'h>(
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(refused(431, "too many headers")),
+        // Which of the two it is shows at the line's end.
+        Err(httparse::Error::Version) if !has_a_line(input) => return Ok(None),
         Err(httparse::Error::Version) if names_a_version(input) => {
             return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
         }
@@ -277,6 +282,12 @@ fn decode_plus(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(decode(&text.replace('+', " "))?.into_owned()))
 }
 
+/// Whether the first line is whole.
+fn has_a_line(input: &[u8]) -> bool {
+    let line = input.trim_ascii_start();
+    line.iter().any(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
 /// Whether the first line ends in `HTTP/x.y`: a version we do not speak, rather than nonsense.
 fn names_a_version(input: &[u8]) -> bool {
     let line = input
@@ -321,6 +332,18 @@ mod tests {
             .expect("complete");
         assert_eq!((head.length, head.request.path()), (whole.len(), "/livez"));
         assert!(head.keep_alive);
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_nonsense_however_it_arrives() {
+        for (whole, expected) in [("GET / HTTP/2.0\r", 505), ("GET / SMTP/1.0\n", 400)] {
+            for length in 0..whole.len() {
+                let mut headers = [const { MaybeUninit::uninit() }; 64];
+                let head = parse(&whole.as_bytes()[..length], &mut headers);
+                assert!(matches!(head, Ok(None)), "{:?}", &whole[..length]);
+            }
+            assert_eq!(status(whole), expected);
+        }
     }
 
     #[test]

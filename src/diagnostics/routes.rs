@@ -1,13 +1,15 @@
 //! What is served: the one table from path to response.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tiny_http::ResponseBox;
 
-use super::connection::Client;
+use super::connection::{Client, NO_ANSWER, message};
 use super::exposition;
+use super::front::Front;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
@@ -54,6 +56,7 @@ pub struct Routes {
     pub(super) metrics: prometheus::Registry,
     pub(super) profiling: Option<Profiling>,
     pub(super) extra: Vec<(Arc<str>, Handler)>,
+    pub(super) front: Front,
 }
 
 #[derive(Clone)]
@@ -74,26 +77,74 @@ pub(super) enum Answer<'a> {
 }
 
 impl Routes {
-    /// Answers for a program that runs a `tiny_http` server of its own. `url` is the request's
-    /// target, with its query. What would take long (`/wait`) is not waited for here: it says how
-    /// things are now, with 503 for "not yet".
+    /// Answers for a program that runs an HTTP server of its own. `method` is whatever shows itself as the
+    /// method's name, and `url` the request's target, with its query.
     ///
     /// ```no_run
-    /// # let routes = tbot::diagnostics::Diagnostics::builder().routes();
-    /// # let server = tiny_http::Server::http("127.0.0.1:3001").unwrap();
+    /// use tbot::{diagnostics::Diagnostics, tiny_http};
+    ///
+    /// let routes = Diagnostics::builder().default_metrics().routes();
+    /// let server = tiny_http::Server::http("127.0.0.1:3001")?;
     /// for request in server.incoming_requests() {
-    ///     let answer = routes.respond(request.method().as_str(), request.url());
+    ///     let answer = routes.respond(request.method(), request.url());
     ///     request.respond(answer).ok();
     /// }
+    /// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
-    pub fn respond(&self, method: &str, url: &str) -> ResponseBox {
-        match Request::new(method, url) {
-            Ok(request) => match self.answer(&request) {
-                Answer::Ready(response) => response,
-                Answer::Long(run) => run(&Client::gone()),
-            },
-            Err(refused) => refusal(&refused),
-        }
+    ///
+    /// It never waits, so that a server with one thread goes on: `/wait` says how things are now, with 503
+    /// for "not yet"; CPU profiles are 503; other [long routes](super::Builder::long_route) run with a
+    /// client who [is not there](Client::is_there). [`respond_while`](Self::respond_while) waits.
+    ///
+    /// Headers are not seen here. So `/` is plain text, nothing is compressed, and profiles are not kept
+    /// from web pages of others (DNS rebinding): a server that answers browsers looks at `Host` itself.
+    /// The answer to HEAD has its body, which the server leaves out, as `tiny_http` does.
+    ///
+    /// In `rouille`, whose responses are types of its own, `request.method()` and `request.raw_url()` go
+    /// in, and `status_code()`, `headers()` and `into_reader()` of the answer go out.
+    pub fn respond<M: Display + ?Sized>(&self, method: &M, url: &str) -> ResponseBox {
+        self.respond_to(method, url, &Client::gone())
+    }
+
+    /// The same, but what takes long is waited for on this thread, for as long as `goes_on`: `/wait`,
+    /// profiles of at most 300 s, long routes. That is asked several times a second, and says for instance
+    /// whether the server is stopping.
+    ///
+    /// How many wait at once is for the caller to bound.
+    pub fn respond_while<M: Display + ?Sized>(
+        &self,
+        method: &M,
+        url: &str,
+        goes_on: impl Fn() -> bool + Sync,
+    ) -> ResponseBox {
+        self.respond_to(method, url, &Client::of(&goes_on))
+    }
+
+    fn respond_to<M: Display + ?Sized>(
+        &self,
+        method: &M,
+        url: &str,
+        client: &Client<'_>,
+    ) -> ResponseBox {
+        let mut name = String::new();
+        // A method that cannot be shown is none that is served.
+        let _ = write!(name, "{method}");
+        let request = match Request::new(&name, url) {
+            Ok(request) => request,
+            Err(refused) => return refusal(&refused),
+        };
+        let answered = catch_unwind(AssertUnwindSafe(|| match self.answer(&request) {
+            Answer::Ready(response) => response,
+            Answer::Long(run) => run(client),
+        }));
+        answered.unwrap_or_else(|panic| {
+            let path = request.path();
+            tracing::error!(
+                "diagnostics: no answer for {path:?}: it panicked: {}",
+                message(&*panic)
+            );
+            complete(text(500, NO_ANSWER))
+        })
     }
 
     /// The table.
@@ -219,17 +270,7 @@ impl Routes {
         if !html {
             return text(200, self.list());
         }
-        let mut items = String::new();
-        for (path, about) in self.endpoints() {
-            let path = escape(path);
-            // A path with a place to fill in leads nowhere.
-            let (open, close) = match path.contains('{') {
-                true => (String::new(), ""),
-                false => (format!("<a href=\"{path}\">"), "</a>"),
-            };
-            let _ = writeln!(items, "<dt>{open}<code>{path}</code>{close}<dd>{about}");
-        }
-        page("Diagnostics", &format!("<dl>\n{items}</dl>\n"))
+        self.front_page(request)
     }
 
     fn not_found(&self) -> ResponseBox {
@@ -250,7 +291,7 @@ impl Routes {
             })
     }
 
-    fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &str)> {
         ENDPOINTS
             .into_iter()
             .chain(self.profiling.is_some().then_some(PROFILES))
@@ -264,21 +305,6 @@ fn is_below(path: &str, above: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A page of HTML.
-pub(super) fn page(title: &str, body: &str) -> ResponseBox {
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n:root {{ color-scheme: light dark }}\n\
-         body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }}\n\
-         dd {{ margin: 0 0 .75rem }}\npre {{ overflow-x: auto }}\n</style>\n<h1>{title}</h1>\n{body}</html>\n"
-    );
-    response(200, "text/html; charset=utf-8", page.into_bytes()).with_header(header(
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'unsafe-inline'",
-    ))
-}
-
 /// The answer to a request that is not answered as asked.
 pub(super) fn refusal(refused: &Refused) -> ResponseBox {
     let response = complete(text(refused.status, format!("{}\n", refused.reason)));
@@ -286,12 +312,6 @@ pub(super) fn refusal(refused: &Refused) -> ResponseBox {
         405 => response.with_header(header("Allow", "GET, HEAD")),
         _ => response,
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('"', "&quot;")
 }
 
 impl std::fmt::Debug for Routes {

@@ -13,12 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown as ShutdownOf, SocketFlags, accept_with, shutdown};
 
 use super::Identity;
 use super::protocol::{Client, MAX_MESSAGE};
 use crate::errors::plain;
+use crate::pulse::{self, Waiter};
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
@@ -50,6 +50,7 @@ struct Shared {
     /// Whose answer is made. One at a time: however many ask, signing takes one processor.
     turn: Mutex<()>,
     open: Mutex<Open>,
+    waiter: Waiter,
     ended: Condvar,
 }
 
@@ -63,13 +64,19 @@ struct Open {
 }
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
-    /// Serves `identity` to the users `allowed_uids` who connect to `socket`, which listens.
+    /// Serves `identity` to the users `allowed_uids` (by number) who connect to `socket`, a Unix socket which
+    /// listens; its file remains when the agent ends.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
     pub fn start(socket: Arc<S>, identity: Identity, allowed_uids: Vec<u32>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             identity,
             allowed_uids,
             turn: Mutex::default(),
             open: Mutex::default(),
+            waiter: Waiter::new()?,
             ended: Condvar::new(),
         });
         let (accepting, listener) = (shared.clone(), socket.clone());
@@ -87,26 +94,37 @@ impl<S: AsFd + Send + Sync + 'static> Agent<S> {
 
 impl<S: AsFd + Send + Sync + 'static> Agent<S> {
     /// Where it listens.
-    pub fn socket(&self) -> &S {
+    #[cfg(feature = "multiplexer")]
+    pub(crate) fn socket(&self) -> &S {
         &self.socket
     }
 
     /// The same agent at another socket. Clients of this one go on until it is dropped.
-    pub fn again(&self, socket: Arc<S>) -> io::Result<Self> {
+    #[cfg(feature = "multiplexer")]
+    pub(crate) fn again(&self, socket: Arc<S>) -> io::Result<Self> {
         let shared = &self.shared;
         Self::start(socket, shared.identity.clone(), shared.allowed_uids.clone())
     }
 
     /// Why a client that connected now would not be served.
     pub fn problem(&self) -> Option<String> {
-        if self.accepting.as_ref().is_none_or(JoinHandle::is_finished) {
-            return Some("the thread agent-accept has ended unexpectedly: restart tbot".into());
-        }
-        (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
-            format!(
-                "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
-                 (`ss -xp` shows who)"
-            )
+        let full = || {
+            (self.shared.lock().streams.len() >= MAX_CONNECTIONS).then(|| {
+                format!(
+                    "all {MAX_CONNECTIONS} connections of the agent are in use: end programs that hold them \
+                     (`ss -xp` shows who)"
+                )
+            })
+        };
+        self.hang().or_else(full)
+    }
+
+    /// Why the thread that accepts does no work any more.
+    pub fn hang(&self) -> Option<String> {
+        let (thread, shared) = (self.accepting.as_ref()?, &self.shared);
+        pulse::problem("agent-accept", thread, &shared.waiter.pulse, || {
+            shared.waiter.wake();
+            shared.ended.notify_all();
         })
     }
 }
@@ -144,16 +162,18 @@ impl Shared {
         loop {
             let mut open = self.lock();
             while open.streams.len() >= MAX_CONNECTIONS && !open.stopping {
+                self.waiter.pulse.rest();
                 open = self
                     .ended
                     .wait(open)
                     .unwrap_or_else(PoisonError::into_inner);
+                self.waiter.pulse.beat();
             }
             if open.stopping {
                 return;
             }
             drop(open);
-            let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+            self.waiter.wait(socket);
             match accept_with(socket, SocketFlags::CLOEXEC) {
                 Ok(stream) => self.admit(stream.into()),
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -165,7 +185,7 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, stream: UnixStream) {
-        match crate::sys::peer_uid(stream.as_fd()) {
+        match crate::sys::peer(stream.as_fd()).map(|peer| peer.uid) {
             Ok(uid) if self.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
                 return self.tell(format_args!(
@@ -247,6 +267,20 @@ impl Drop for Place {
         self.0.lock().streams.remove(&self.1);
         self.0.ended.notify_all();
     }
+}
+
+/// Serves one client to its end.
+#[cfg(all(feature = "cli", feature = "pprof", any(fuzzing, test)))]
+pub(crate) fn serve(identity: Identity, stream: &UnixStream) -> io::Result<()> {
+    let shared = Shared {
+        identity,
+        allowed_uids: Vec::new(),
+        turn: Mutex::default(),
+        open: Mutex::default(),
+        ended: Condvar::new(),
+        waiter: Waiter::new()?,
+    };
+    shared.serve(stream)
 }
 
 /// Fills `into` before `deadline`.

@@ -23,7 +23,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads OpenSSH's one line. The error goes on from "it is no certificate:".
+    /// Reads OpenSSH's one line.
+    ///
+    /// # Errors
+    ///
+    /// Goes on from "it is no certificate:".
     pub fn from_openssh(line: &str) -> Result<Self, String> {
         let mut words = line.trim().splitn(3, [' ', '\t']);
         let (algorithm, base64) = (words.next(), words.next());
@@ -101,7 +105,7 @@ impl Certificate {
     }
 
     /// Whether it is one for users, not for hosts.
-    pub fn is_for_users(&self) -> bool {
+    pub(crate) fn is_for_users(&self) -> bool {
         self.kind == USER
     }
 

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub(super) fn run(
     timeout: Duration,
     stop: &Stop,
 ) -> Result<Vec<u8>, String> {
+    // A time for which the clock has no end is as good as a day.
+    let timeout = timeout.min(Duration::from_secs(24 * 60 * 60));
     let deadline = Instant::now() + timeout;
     let [program, arguments @ ..] = words else {
         return Err("there is no command to run".into());
@@ -58,7 +60,7 @@ pub(super) fn run(
         ));
     }
     drop(left);
-    let mut child = Command::new(program)
+    let mut child = crate::program::command(program)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -20,7 +20,7 @@ pub struct Credential {
 
 /// What an agent lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Public key or certificate, in its encoding for the wire.
     pub blob: Vec<u8>,
     /// For people.
@@ -28,8 +28,11 @@ pub struct Listed {
 }
 
 impl Credential {
-    /// Puts the two together. The error is a sentence: the certificate is not for this key, not one for
-    /// users, or not valid now.
+    /// Puts the two together.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: the certificate is not for this key, not one for users, or not valid now.
     pub fn new(key: Key, certificate: Option<Certificate>) -> Result<Self, String> {
         if let Some(certificate) = &certificate {
             check(&key, certificate, SystemTime::now())?;
@@ -61,7 +64,7 @@ impl Credential {
     }
 
     /// What an agent lists, the certificate first: a client tries them in this order.
-    pub fn listed(&self) -> Vec<Listed> {
+    pub(crate) fn listed(&self) -> Vec<Listed> {
         let certificate = self.certificate.as_ref().map(|certificate| Listed {
             blob: certificate.blob().to_owned(),
             comment: certificate.key_id().to_owned(),
@@ -75,7 +78,12 @@ impl Credential {
 
     /// An agent's signature, in its encoding for the wire; `None` if `blob` is not listed. `flags` are
     /// those of the agent's protocol.
-    pub fn sign(&self, blob: &[u8], data: &[u8], flags: u32) -> Option<Result<Vec<u8>, String>> {
+    pub(crate) fn sign(
+        &self,
+        blob: &[u8],
+        data: &[u8],
+        flags: u32,
+    ) -> Option<Result<Vec<u8>, String>> {
         if !self.listed().iter().any(|listed| listed.blob == blob) {
             return None;
         }

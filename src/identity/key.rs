@@ -40,6 +40,10 @@ struct Secret {
 
 impl Key {
     /// A new ed25519 key.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives no random numbers: a sentence.
     pub fn generate() -> Result<Self, String> {
         leaving_nothing(|| {
             let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519);
@@ -49,14 +53,19 @@ impl Key {
     }
 
     /// Reads a key in OpenSSH's format, encrypted or not. As ssh does, it refuses a file that others may
-    /// read. The error is a sentence with the path.
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// Why the file cannot be used: a sentence with its path, and what mends it.
     pub fn read(path: &Path, passphrase: Option<&Path>) -> Result<Self, String> {
         leaving_nothing(|| Self::of_text(&read_secret(path)?, path, passphrase))
     }
 
     /// The key in a file, if it can be used. The error: that cannot be told now, for want of descriptors or
     /// memory.
-    pub fn held(path: &Path) -> Result<Option<Self>, String> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn held(path: &Path) -> Result<Option<Self>, String> {
         leaving_nothing(|| match read_secret(path) {
             Ok(text) => Ok(Self::of_text(&text, path, None).ok()),
             Err(unread) if unread.for_now => Err(unread.problem),
@@ -103,7 +112,7 @@ impl Key {
         Self::new(key).map_err(|problem| format!("{shown} cannot be used: {problem}"))
     }
 
-    fn new(private: PrivateKey) -> Result<Self, String> {
+    pub(crate) fn new(private: PrivateKey) -> Result<Self, String> {
         let rsa = match private.key_data() {
             KeypairData::Ed25519(_) | KeypairData::Ecdsa(_) => None,
             KeypairData::Rsa(pair) => Some(rsa_key(pair)?),
@@ -127,7 +136,8 @@ impl Key {
     }
 
     /// It in OpenSSH's format, not encrypted.
-    pub fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn to_openssh(&self) -> Result<Zeroizing<String>, String> {
         leaving_nothing(|| {
             let text = self.secret().private.to_openssh(ssh_key::LineEnding::LF);
             text.map_err(|error| format!("cannot write a key: {error}"))
@@ -140,6 +150,10 @@ impl Key {
     }
 
     /// A signature; of an RSA key by `hash`, SHA-512 if `None`. RSA's SHA-1 is not made.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none: a sentence.
     pub fn sign(&self, data: &[u8], hash: Option<HashAlg>) -> Result<Signature, String> {
         let signed = leaving_nothing(|| {
             let Secret { private, rsa } = self.secret();
@@ -163,17 +177,20 @@ impl Drop for Key {
     }
 }
 
-/// For certificates, of which it is the authority.
-impl Signer<Signature> for Key {
+/// A key as the authority of certificates.
+pub(super) struct Authority<'k>(pub &'k Key);
+
+impl Signer<Signature> for Authority<'_> {
     fn try_sign(&self, data: &[u8]) -> Result<Signature, rsa::signature::Error> {
-        self.sign(data, None)
+        self.0
+            .sign(data, None)
             .map_err(rsa::signature::Error::from_source)
     }
 }
 
-impl ssh_key::SigningKey for Key {
+impl ssh_key::SigningKey for Authority<'_> {
     fn public_key(&self) -> KeyData {
-        self.public().key_data().clone()
+        self.0.public().key_data().clone()
     }
 }
 
@@ -253,6 +270,7 @@ fn sign_rsa(key: &RsaPrivateKey, data: &[u8], hash: HashAlg) -> Result<Signature
 struct Unread {
     problem: String,
     /// Not for what the file is.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "outputs ask for it"))]
     for_now: bool,
 }
 

@@ -1,6 +1,20 @@
 //! An SSH identity: a key and a certificate that renew, for clients that never see the key.
+//!
+//! ```no_run
+//! use tbot::identity::{Agent, Identity, KeyFile, Source, Stop};
+//! # use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
+//!
+//! let key = "/etc/worker/id_ed25519".into();
+//! let source = Source::KeyFile(KeyFile { key, passphrase: None, certificate: None });
+//! let identity = Identity::new();
+//! // Again, whenever it is to be renewed.
+//! identity.replace(source.obtain(Duration::from_secs(3600), &Stop::default())?);
+//! let socket = UnixListener::bind("/run/worker/agent.sock")?;
+//! let agent = Agent::start(Arc::new(socket), identity, vec![1000])?; // For SSH_AUTH_SOCK of user 1000.
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
-pub mod agent;
+pub(crate) mod agent;
 mod certificate;
 mod command;
 mod credential;
@@ -8,19 +22,22 @@ pub(crate) mod file;
 mod key;
 #[cfg(feature = "cli")]
 mod output;
-mod protocol;
+pub(crate) mod protocol;
 mod scalar;
 mod source;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use agent::Agent;
 pub use certificate::Certificate;
-pub use credential::{Credential, Listed};
+pub use credential::Credential;
 pub use key::Key;
 #[cfg(feature = "cli")]
-pub use output::Output;
-pub use source::{Changed, Command, KeyFile, Source, SshCa};
+pub(crate) use output::Output;
+#[cfg(feature = "cli")]
+pub(crate) use source::Changed;
+pub use source::{Command, KeyFile, Source, SshCa};
 
 /// The credential that is used now. Clones share it; whoever has taken one keeps it until done.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ const PAIR: Duration = Duration::from_secs(1);
 
 /// The directory, and what goes there.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     destination: Mutex<Arc<Destination>>,
     source: Source,
     ttl: Duration,
@@ -41,7 +41,10 @@ pub struct Output {
 
 impl Output {
     /// Takes the directory, and writes nothing yet.
-    pub fn open(settings: &IdentityOutput, source: Source) -> Result<Self, multiplexer::Error> {
+    pub(crate) fn open(
+        settings: &IdentityOutput,
+        source: Source,
+    ) -> Result<Self, multiplexer::Error> {
         let destination = Destination::open(&settings.destination, false)?;
         Ok(Self {
             source,
@@ -64,7 +67,7 @@ impl Output {
     }
 
     /// Gets a credential and writes it. The error is a sentence.
-    pub fn renew(&self, stop: &Stop) -> Result<Credential, String> {
+    pub(crate) fn renew(&self, stop: &Stop) -> Result<Credential, String> {
         let destination = self.in_place()?;
         let path = destination.path().join(KEY);
         // One that cannot be used is replaced.
@@ -120,7 +123,7 @@ impl Output {
     }
 
     /// Why a client would not find what was written: a sentence. It costs some system calls.
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let destination = self.destination();
         let path = destination.path();
         if !destination.is_in_place() {

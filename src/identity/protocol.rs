@@ -26,11 +26,11 @@ const SIGNED: u8 = 14;
 const EXTENSION: u8 = 27;
 
 /// The longest message, as OpenSSH has it.
-pub(super) const MAX_MESSAGE: usize = 256 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 256 * 1024;
 
 /// One connection's sessions.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(crate) struct Client {
     bound: Vec<Bound>,
     /// What it was last told of, and when: a renewal may come between list and signature.
     listed: Option<(Arc<Credential>, Instant)>,
@@ -52,7 +52,7 @@ const LOGIN: Duration = Duration::from_secs(120);
 
 impl Client {
     /// The answer to a message, both without their length. Without a credential the agent is empty.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &mut self,
         credential: Option<Arc<Credential>>,
         message: &[u8],
@@ -148,7 +148,7 @@ fn sign(credential: &Credential, mut body: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A string (RFC 4251, 5) from the front of `bytes`.
-pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (string, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
     *bytes = rest;

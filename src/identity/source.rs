@@ -1,8 +1,6 @@
 //! Where credentials come from.
 
-use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +8,7 @@ use ssh_key::PublicKey;
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::rand_core::{OsRng, RngCore};
 
+use super::key::Authority;
 use super::{Certificate, Credential, Key, Stop};
 use super::{command, file};
 use crate::errors::plain;
@@ -54,7 +53,7 @@ pub struct SshCa {
 pub struct Command {
     /// The program and its arguments. The public key comes by its standard input.
     pub words: Vec<String>,
-    /// How long it may take.
+    /// How long it may take, at most a day.
     pub timeout: Duration,
 }
 
@@ -70,14 +69,18 @@ pub struct KeyFile {
 }
 
 impl Source {
-    /// A credential, one that lives for `ttl` where that is ours to say. The error is a sentence. `stop` ends a
-    /// program that it waits for.
+    /// A credential, one that lives for `ttl` where that is ours to say. It may wait for a program, which `stop`
+    /// ends.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: which file cannot be read, what the program said, or why key and certificate do not go together.
     pub fn obtain(&self, ttl: Duration, stop: &Stop) -> Result<Credential, String> {
         self.obtain_for(None, ttl, stop)
     }
 
     /// The same for a key that is there, where the key is ours to choose.
-    pub fn obtain_for(
+    pub(crate) fn obtain_for(
         &self,
         key: Option<Key>,
         ttl: Duration,
@@ -93,7 +96,10 @@ impl Source {
 
     /// What its files were when they were last changed, to find out whether they are again. By the time of the
     /// change, which permissions count for and which nobody sets.
-    pub fn changed(&self) -> Vec<Option<Changed>> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn changed(&self) -> Vec<Option<Changed>> {
+        use std::os::unix::fs::MetadataExt;
+
         let paths = match self {
             Self::SshCa(ca) => vec![Some(ca.key.clone()), ca.passphrase.clone()],
             Self::Command(_) => Vec::new(),
@@ -107,7 +113,7 @@ impl Source {
             }
         };
         let changed = |path: PathBuf| {
-            let file = fs::metadata(path).ok()?;
+            let file = std::fs::metadata(path).ok()?;
             Some(Changed(file.ino(), file.ctime(), file.ctime_nsec()))
         };
         paths
@@ -118,8 +124,9 @@ impl Source {
 }
 
 /// A file at its last change.
+#[cfg(feature = "cli")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Changed(u64, i64, i64);
+pub(crate) struct Changed(u64, i64, i64);
 
 impl SshCa {
     fn obtain(&self, key: Key, ttl: Duration) -> Result<Credential, String> {
@@ -156,7 +163,7 @@ impl SshCa {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let start = now.saturating_sub(BEFORE).as_secs();
-        let end = (now + ttl).as_secs();
+        let end = now.saturating_add(ttl).as_secs();
         let mut builder = Builder::new_with_random_nonce(&mut OsRng, key, start, end)?;
         builder
             .serial(OsRng.next_u64())?
@@ -175,7 +182,7 @@ impl SshCa {
         for (name, value) in &self.critical_options {
             builder.critical_option(name, value)?;
         }
-        builder.sign(authority)
+        builder.sign(&Authority(authority))
     }
 }
 

@@ -77,6 +77,10 @@ impl DiagnosticsMetrics {
     pub(crate) const OTHER: &str = "other";
 
     /// Creates and registers all of them, at 0, those of a path when that is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
         let refused = add(
             registry,

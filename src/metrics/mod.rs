@@ -9,34 +9,35 @@ pub(crate) mod bastion;
 mod diagnostics;
 #[cfg(feature = "multiplexer")]
 mod multiplexer;
-#[cfg(feature = "multiplexer")]
+#[cfg(feature = "cli")]
 mod program;
 mod services;
 
 use prometheus::core::Collector;
-use prometheus::{IntGaugeVec, Opts, Registry, Result};
+use prometheus::{Registry, Result};
 
 pub use self::diagnostics::DiagnosticsMetrics;
 pub(crate) use self::diagnostics::{PathMetrics, Unserved};
 #[cfg(feature = "multiplexer")]
-pub use self::multiplexer::{MultiplexerMetrics, Refusal};
+pub use self::multiplexer::MultiplexerMetrics;
 #[cfg(feature = "multiplexer")]
-pub use self::program::AllocatorMetrics;
+pub(crate) use self::multiplexer::Refusal;
 #[cfg(feature = "cli")]
-pub(crate) use self::program::{LogMetrics, NetworkMetrics};
+pub(crate) use self::program::{AllocatorMetrics, LogMetrics, NetworkMetrics};
 #[cfg(feature = "cli")]
 pub(crate) use self::services::IdentityMetrics;
 pub use self::services::{TaskMetrics, TaskMetricsFamily, register_service_status};
 
 /// Adds `tbot_build_info`, a constant 1 whose labels say what is running.
-pub fn register_build_info(registry: &Registry) -> Result<()> {
-    let opts = Opts::new(
+#[cfg(feature = "cli")]
+pub(crate) fn register_build_info(registry: &Registry) -> Result<()> {
+    let opts = prometheus::Opts::new(
         "tbot_build_info",
         "What this program was built from; always 1.",
     );
     let info = add(
         registry,
-        IntGaugeVec::new(opts, &["version", "commit", "rustc", "target"]),
+        prometheus::IntGaugeVec::new(opts, &["version", "commit", "rustc", "target"]),
     )?;
     info.with_label_values(&[
         env!("CARGO_PKG_VERSION"),

@@ -10,7 +10,7 @@ use super::bastion::BastionMetrics;
 /// Why the multiplexer ended a request before any byte was relayed: the label `reason` of
 /// `tbot_ssh_multiplexer_requests_refused_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The peer belongs to a user who is not allowed.
     Peer,
     /// The connection limit is reached.
@@ -62,7 +62,7 @@ impl Refusal {
         (Self::HostKey, "host_key"),
     ];
 
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         Self::ALL[self as usize].1
     }
 }
@@ -71,19 +71,19 @@ impl Refusal {
 #[derive(Clone, Debug)]
 pub struct MultiplexerMetrics {
     /// Connections accepted.
-    pub started: IntCounter,
+    pub(crate) started: IntCounter,
     /// Connections that ended as they should.
-    pub handled_ok: IntCounter,
+    pub(crate) handled_ok: IntCounter,
     /// Connections that were refused or broke.
-    pub handled_error: IntCounter,
+    pub(crate) handled_error: IntCounter,
     /// Connections between accept and end.
-    pub in_flight: IntGauge,
+    pub(crate) in_flight: IntGauge,
     /// Seconds from the complete request to the connected target.
-    pub setup: Histogram,
+    pub(crate) setup: Histogram,
     /// Bytes from clients to targets.
-    pub sent: IntCounter,
+    pub(crate) sent: IntCounter,
     /// Bytes from targets to clients.
-    pub received: IntCounter,
+    pub(crate) received: IntCounter,
     /// Of shared connections to bastions.
     pub(crate) bastions: BastionMetrics,
     refused: [IntCounter; Refusal::ALL.len()],
@@ -91,6 +91,10 @@ pub struct MultiplexerMetrics {
 
 impl MultiplexerMetrics {
     /// Creates and registers all of them, at 0.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
         let handled = add(
             registry,
@@ -157,7 +161,7 @@ impl MultiplexerMetrics {
     }
 
     /// The counter of requests refused for `reason`.
-    pub fn refused(&self, reason: Refusal) -> &IntCounter {
+    pub(crate) fn refused(&self, reason: Refusal) -> &IntCounter {
         &self.refused[reason as usize]
     }
 }

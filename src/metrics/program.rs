@@ -1,8 +1,6 @@
 //! What the program holds, and what it says.
 
-#[cfg(feature = "cli")]
-use prometheus::{IntCounter, IntCounterVec};
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result};
 
 use super::add;
 
@@ -12,7 +10,7 @@ use super::add;
 /// `used` are bytes in use on its heaps, `free` those kept there for reuse, `mapped` large blocks that
 /// are mapped one by one.
 #[derive(Clone, Debug)]
-pub struct AllocatorMetrics {
+pub(crate) struct AllocatorMetrics {
     used: IntGauge,
     free: IntGauge,
     mapped: IntGauge,
@@ -20,7 +18,7 @@ pub struct AllocatorMetrics {
 
 impl AllocatorMetrics {
     /// Creates and registers them, as things are now; `None` for an allocator that does not tell.
-    pub fn register(registry: &Registry) -> Result<Option<Self>> {
+    pub(crate) fn register(registry: &Registry) -> Result<Option<Self>> {
         if crate::sys::allocated().is_none() {
             return Ok(None);
         }
@@ -41,7 +39,7 @@ impl AllocatorMetrics {
 
     /// Looks again. Not part of a scrape, since it may take long: 10 to 30 µs for a hundred free blocks,
     /// but 10 ms for a hundred thousand, and meanwhile one heap after the other is locked.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         if let Some(allocated) = crate::sys::allocated() {
             self.used.set(allocated.used as i64);
             self.free.set(allocated.free as i64);
@@ -51,14 +49,12 @@ impl AllocatorMetrics {
 }
 
 /// What went over the network, as Go's client counts it for a process: all of its network namespace.
-#[cfg(feature = "cli")]
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkMetrics {
     received: IntCounter,
     sent: IntCounter,
 }
 
-#[cfg(feature = "cli")]
 impl NetworkMetrics {
     /// Creates and registers them, as things are now; `None` where the kernel does not tell.
     pub(crate) fn register(registry: &Registry) -> Result<Option<Self>> {
@@ -91,7 +87,6 @@ impl NetworkMetrics {
 }
 
 /// The metrics of a program's log.
-#[cfg(feature = "cli")]
 #[derive(Clone, Debug)]
 pub(crate) struct LogMetrics {
     /// Lines that could not be written and were thrown away.
@@ -99,7 +94,6 @@ pub(crate) struct LogMetrics {
     messages: [IntCounter; 4],
 }
 
-#[cfg(feature = "cli")]
 impl LogMetrics {
     /// Creates and registers all of them, at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self> {

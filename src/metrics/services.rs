@@ -11,6 +11,10 @@ use crate::readyz::{self, Status};
 
 /// Adds `tbot_service_status` with the labels `service` and `status`: 1 for the status each service has
 /// at a scrape, as `/readyz` would show it, and 0 for the others.
+///
+/// # Errors
+///
+/// Where the registry has it already.
 pub fn register_service_status(registry: &Registry, services: readyz::Registry) -> Result<()> {
     let opts = Opts::new(
         "tbot_service_status",
@@ -49,16 +53,16 @@ impl Collector for ServiceStatus {
 #[derive(Clone, Debug)]
 pub struct TaskMetrics {
     /// Iterations, not counting retries.
-    pub iterations: IntCounter,
+    pub(crate) iterations: IntCounter,
     /// Iterations that succeeded, by the number of retries they took.
-    pub successful: Histogram,
+    pub(crate) successful: Histogram,
     /// Iterations that failed with their last retry.
     ///
     /// A gauge that only grows: its established name has no `_total`, which the text format's own
     /// checker (`promtool check metrics`) demands of a counter. Queries see no difference.
-    pub failed: IntGauge,
+    pub(crate) failed: IntGauge,
     /// Seconds one iteration took with its retries.
-    pub duration: Histogram,
+    pub(crate) duration: Histogram,
 }
 
 /// The task metrics of a program, by `service` and `name`.
@@ -72,6 +76,10 @@ pub struct TaskMetricsFamily {
 
 impl TaskMetricsFamily {
     /// Creates and registers the four families, without a task yet.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
         const LABELS: &[&str] = &["service", "name"];
         let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), LABELS);

@@ -60,11 +60,11 @@ pub fn start(
             (Some(bastion), Some(control)) => Some(pool(place, cluster, bastion, control)?),
             _ => None,
         };
-        routes.push(Route {
+        routes.push(Arc::new(Route {
             name: cluster.known_as(),
             connect_timeout: cluster.connect_timeout,
             cluster: started.as_ref().map(Pool::cluster),
-        });
+        }));
         pools.extend(started);
     }
     let routes = Routes {

@@ -1,11 +1,13 @@
 //! Connections counted: for the metrics, for the limit, and for a stop that waits for the last one;
-//! and the log lines about them, of which there are never too many.
+//! each has one line in the log.
 
-use std::fmt;
+use std::fmt::{Arguments, Display};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::record::{CUT, OK, Record};
+use super::relay::Carried;
 use crate::metrics::MultiplexerMetrics;
 
 /// What the threads of one multiplexer share.
@@ -18,32 +20,17 @@ pub struct Shared {
     draining: AtomicBool,
     closed: AtomicBool,
     idle: (Mutex<()>, Condvar),
-    complaints: Mutex<Complaints>,
-}
-
-/// Lines about connections in the running second.
-#[derive(Debug)]
-struct Complaints {
-    second: Instant,
-    lines: u32,
-    left_out: u32,
 }
 
 impl Shared {
     /// Without a connection yet.
     pub fn new(metrics: MultiplexerMetrics) -> Self {
-        let complaints = Mutex::new(Complaints {
-            second: Instant::now(),
-            lines: 0,
-            left_out: 0,
-        });
         Self {
             metrics,
             live: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             idle: Default::default(),
-            complaints,
         }
     }
 
@@ -73,40 +60,15 @@ impl Shared {
         let _guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.idle.1.notify_all();
     }
-
-    /// Logs what went wrong with one connection; a flood of them is cut to some lines a second.
-    pub fn complain(&self, what: fmt::Arguments<'_>) {
-        const MOST_LINES: u32 = 20;
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if complaints.second.elapsed() >= Duration::from_secs(1) {
-            if complaints.left_out > 0 {
-                tracing::warn!(
-                    "{} more lines about connections were left out",
-                    complaints.left_out
-                );
-            }
-            *complaints = Complaints {
-                second: Instant::now(),
-                lines: 0,
-                left_out: 0,
-            };
-        }
-        if complaints.lines < MOST_LINES {
-            complaints.lines += 1;
-            tracing::warn!("{what}");
-        } else {
-            complaints.left_out += 1;
-        }
-    }
 }
 
-/// One accepted connection, for the counters. Dropped without [`InFlight::done`], it is an error.
+/// One accepted connection, for the counters and the log. Dropped without [`InFlight::done`], it is an error.
 pub struct InFlight {
     shared: Arc<Shared>,
+    /// For its line.
+    pub record: Record,
     done: bool,
+    logged: bool,
 }
 
 impl InFlight {
@@ -117,18 +79,43 @@ impl InFlight {
         shared.live.fetch_add(1, Ordering::SeqCst);
         Self {
             shared: shared.clone(),
+            record: Record::new(),
             done: false,
+            logged: false,
         }
     }
 
     /// It ended as it should.
-    pub fn done(mut self) {
+    pub fn done(mut self, target: &dyn Display, carried: Option<Carried>) {
+        self.log(OK, Some(target), carried, format_args!("connection ended"));
         self.done = true;
+    }
+
+    /// The end of tbot ended it.
+    pub fn cut(&mut self, target: &dyn Display, carried: Option<Carried>) {
+        let message = format_args!("connection cut, as tbot is stopping");
+        self.log(CUT, Some(target), carried, message);
+    }
+
+    /// Writes its one line, for an end that is neither of these.
+    pub fn log(
+        &mut self,
+        outcome: &str,
+        target: Option<&dyn Display>,
+        carried: Option<Carried>,
+        message: Arguments<'_>,
+    ) {
+        self.record.log(outcome, target, carried, message);
+        self.logged = true;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if !self.logged {
+            let message = format_args!("connection cut, as its thread has ended");
+            self.log(CUT, None, None, message);
+        }
         let metrics = &self.shared.metrics;
         if self.done {
             &metrics.handled_ok

@@ -10,6 +10,8 @@ use crate::errors::plain;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// The options cannot be served together: what about them, as a sentence.
+    Options(String),
     /// The destination cannot be used: what about it.
     Destination {
         /// As configured.
@@ -36,6 +38,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Options(problem) => f.write_str(problem),
             Self::Destination { path, problem } => {
                 write!(f, "destination {}: {problem}", path.display())
             }

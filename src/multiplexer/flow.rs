@@ -55,6 +55,8 @@ pub struct Flow {
     pub eof: bool,
     /// Nothing more will be moved.
     pub done: bool,
+    /// The destination takes nothing: what is read is thrown away.
+    deaf: bool,
 }
 
 /// Why a direction paused or stopped.
@@ -82,7 +84,7 @@ impl Flow {
     /// Moves what is there, at most [`TURN`]; also the number of bytes written.
     #[inline(never)] // a frame with a name in profiles
     pub fn pump(&mut self, from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> (End, usize) {
-        let mut moved = 0;
+        let (mut moved, mut thrown) = (0, 0);
         let mut end = End::Waiting;
         while !self.done {
             if !self.rest.is_empty() {
@@ -105,14 +107,15 @@ impl Flow {
                 let _ = shutdown(&to.socket, Shutdown::Write);
                 break;
             }
-            if !from.readable || !to.writable {
+            if !from.readable || !(to.writable || self.deaf) {
                 break;
             }
-            if moved >= TURN {
+            if moved + thrown >= TURN {
                 return (End::Turn, moved);
             }
             match read(from, buffer) {
                 Ok(0) => self.eof = true,
+                Ok(n) if self.deaf => thrown += n,
                 Ok(n) => match write(to, &buffer[..n]) {
                     Ok(written) => {
                         moved += written;
@@ -126,6 +129,13 @@ impl Flow {
             }
         }
         (end, moved)
+    }
+
+    /// Goes on after its destination has failed, for the sake of the source alone: one that waits for its bytes to be
+    /// taken might read nothing itself until then.
+    pub fn discard(&mut self) {
+        self.done = false;
+        self.deaf = true;
     }
 
     /// Ends this direction, as its destination takes nothing any more.

@@ -54,7 +54,8 @@ pub fn affordable_connections(multiplexers: usize, bastions: usize) -> usize {
         );
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let reserve = (RESERVE + EACH_BASTION * bastions as u64).min(descriptors / 2);
+    let bastions = EACH_BASTION.saturating_mul(bastions as u64);
+    let reserve = bastions.saturating_add(RESERVE).min(descriptors / 2);
     let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
     (all / multiplexers.max(1)).max(1)
 }
@@ -106,5 +107,16 @@ pub fn no_threads() -> Option<String> {
             "no thread can be started: {} (raise TasksMax= or LimitNPROC=)",
             plain(error)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_connection_can_be_afforded_by_however_many() {
+        assert_eq!(affordable_connections(usize::MAX, usize::MAX), 1);
+        assert!(affordable_connections(0, 0) >= 1);
     }
 }

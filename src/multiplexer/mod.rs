@@ -1,9 +1,39 @@
 //! The SSH multiplexer: clients' connections by a local socket, to targets.
 //!
-//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its [`request`] is read, the
+//! A program of threads runs one like this; it is `tests/examples/multiplexer.rs` without what shows its health:
+//!
+//! ```
+//! use tbot::metrics::MultiplexerMetrics;
+//! use tbot::multiplexer::{Multiplexer, Options, PROXY_COMMAND};
+//! # use std::{io::{Read, Write}, time::Duration};
+//! # let home = tempfile::tempdir()?;
+//! # let destination = home.path().join("mux");
+//!
+//! let metrics = MultiplexerMetrics::register(tbot::prometheus::default_registry())?;
+//! // How ssh connects: by a program that speaks the protocol of `v1.sock`.
+//! let command = vec!["/usr/local/bin/tbot".into(), PROXY_COMMAND.into()];
+//! let multiplexer = Multiplexer::start(&Options::new(destination, command), &metrics)?;
+//! multiplexer.maintain()?; // `ssh -F DESTINATION/ssh_config HOST` now reaches any host.
+//! # let target = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! # let mut client = std::os::unix::net::UnixStream::connect(multiplexer.socket_path())?;
+//! # client.write_all(format!("{}\0", target.local_addr()?).as_bytes())?;
+//! # target.accept()?.0.write_all(b"SSH-2.0-x\r\n")?;
+//! # let mut banner = [0; 11];
+//! # client.read_exact(&mut banner)?;
+//! # assert_eq!(&banner, b"SSH-2.0-x\r\n");
+//! # assert_eq!(multiplexer.in_flight(), 1);
+//! # drop(client);
+//! multiplexer.shutdown(Duration::from_secs(10));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! One connection's way: it is accepted on `v1.sock` and counted (`setup`), its `request` is read, the
 //! cluster and the target in it are chosen (`routes`, `templates`), that is looked up and dialled
 //! (`upstream`), and the two sockets go to the `relay`. The files that tell an ssh client of it are
 //! `artifacts` in a `destination`.
+//!
+//! Each connection is one event of `tracing` at its end, with the target `tbot::connection`: at the level info if it
+//! ended as it should, else warn. None is left out here, however many come: that is for who subscribes.
 
 pub(crate) mod artifacts;
 mod client;
@@ -15,14 +45,14 @@ mod flow;
 mod inbox;
 mod limits;
 mod options;
-mod pulse;
+mod record;
 mod relay;
-pub mod request;
+pub(crate) mod request;
 pub(crate) mod routes;
 mod setup;
 mod tell;
 mod templates;
-mod upstream;
+pub(crate) mod upstream;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,7 +71,6 @@ use self::counts::Shared;
 use self::destination::{Destination, Socket};
 use self::inbox::Inbox;
 use self::limits::Limits;
-use self::pulse::Pulse;
 use self::relay::Relay;
 use self::setup::{Message, Setup};
 use self::upstream::openssh::pool::Pool;
@@ -49,11 +78,12 @@ use crate::errors::plain;
 #[cfg(feature = "identity")]
 use crate::identity::agent::Agent;
 use crate::metrics::MultiplexerMetrics;
+use crate::pulse::{self, Pulse};
 
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
 
-/// A running multiplexer. Dropped, it closes its connections and joins its threads.
+/// A running multiplexer. Dropped, it closes its connections, takes its sockets away and joins its threads.
 #[derive(Debug)]
 pub struct Multiplexer {
     shared: Arc<Shared>,
@@ -90,7 +120,12 @@ impl Multiplexer {
     /// Takes the destination, listens there and starts the threads: one that sets connections up and
     /// one per core that relays.
     ///
-    /// The files for clients are written by [`Self::write_artifacts`].
+    /// The files for clients are written by [`Self::maintain`].
+    ///
+    /// # Errors
+    ///
+    /// Where the destination cannot be used or is in use, the options contradict one another, or the system
+    /// refuses a socket or a thread: then nothing runs.
     pub fn start(options: &Options, metrics: &MultiplexerMetrics) -> Result<Self, Error> {
         let path = &options.destination;
         let unfit = |problem: &str| Error::Destination {
@@ -124,6 +159,7 @@ impl Multiplexer {
                 )));
             }
         }
+        let options = &options.checked()?;
         let destination = Destination::open(path, !options.allowed_uids.is_empty())?;
         let socket = destination.listen("v1.sock").map(Arc::new);
         let socket = socket.map_err(system(&format!(
@@ -207,8 +243,31 @@ impl Multiplexer {
         })
     }
 
+    /// Writes `ssh_config` and `known_hosts` where they are not as they should be, and listens anew where a
+    /// socket was taken away. From the first time on clients are served. Somebody removes such files sooner or
+    /// later, so it is called now and again, as by a [`Task`](crate::task::Task).
+    ///
+    /// # Errors
+    ///
+    /// What clients miss: a sentence for an operator. Connections that are there go on.
+    pub fn maintain(&self) -> Result<(), String> {
+        // One that fails keeps nothing from the other.
+        let written = self.write_artifacts();
+        self.restore_sockets()?;
+        written
+    }
+
+    /// Ends in order: accepts nothing more, lets connections end for `patience`, and closes the rest. True if none
+    /// was left. It may be called on any thread, and ends a call that waits on another one if that has more patience.
+    pub fn shutdown(&self, patience: Duration) -> bool {
+        self.stop_accepting();
+        let all_ended = self.wait_until_idle(patience);
+        self.close_all();
+        all_ended
+    }
+
     /// Whether clients do not find all of its sockets.
-    pub fn has_lost_sockets(&self) -> bool {
+    pub(crate) fn has_lost_sockets(&self) -> bool {
         let sockets = self.sockets();
         sockets
             .all()
@@ -216,12 +275,12 @@ impl Multiplexer {
     }
 
     /// Whether its directory is still where clients look for it.
-    pub fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         self.destination.is_in_place()
     }
 
     /// Listens anew where a socket was taken away. The error is a sentence.
-    pub fn restore_sockets(&self) -> Result<(), String> {
+    fn restore_sockets(&self) -> Result<(), String> {
         let mut sockets = self.sockets();
         let path = self.destination.path().display();
         if !self.has_lost_sockets() {
@@ -274,7 +333,7 @@ impl Multiplexer {
 
     /// Writes `ssh_config`, `known_hosts` and what masters need beside them where they are not as they should
     /// be, and makes sure that nobody else can. The error is a sentence.
-    pub fn write_artifacts(&self) -> Result<(), String> {
+    fn write_artifacts(&self) -> Result<(), String> {
         let path = self.destination.path().display();
         for (name, content) in self.artifacts.files() {
             let written = self.destination.write(&name, content.as_bytes());
@@ -294,15 +353,11 @@ impl Multiplexer {
     }
 
     /// Why a client that connected now would not be served, as far as that can be told at once: a sentence
-    /// for an operator. It costs some system calls, and waits for nobody.
+    /// for an operator. It costs some system calls, and waits for nobody, as it should in
+    /// [`checked_by`](crate::readyz::Reporter::checked_by).
     pub fn problem(&self) -> Option<String> {
-        let thread = self.thread.as_ref()?;
-        if let Some(problem) = relay::thread_problem("mux-accept", thread, &self.pulse, &self.setup)
-        {
-            return Some(problem);
-        }
-        if let Some(problem) = self.relay.problem() {
-            return Some(problem);
+        if let Some(hang) = self.hang() {
+            return Some(hang);
         }
         let sockets = self.sockets();
         if let Some(lost) = sockets.all().find(|one| !self.destination.leads_to(one)) {
@@ -330,6 +385,18 @@ impl Multiplexer {
             .or_else(limits::no_threads)
     }
 
+    /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
+    /// answer is at most 5 s old.
+    pub fn hang(&self) -> Option<String> {
+        let thread = self.thread.as_ref()?;
+        let accepting = pulse::problem("mux-accept", thread, &self.pulse, || self.setup.wake());
+        let pools = || self.pools.iter().find_map(Pool::hang);
+        let hang = accepting.or_else(|| self.relay.problem()).or_else(pools);
+        #[cfg(feature = "identity")]
+        let hang = hang.or_else(|| self.sockets().agent?.hang());
+        hang
+    }
+
     /// Where clients connect.
     pub fn socket_path(&self) -> PathBuf {
         self.destination.path().join("v1.sock")
@@ -341,7 +408,7 @@ impl Multiplexer {
     }
 
     /// Accepts nothing more and takes the socket away; connections there are go on.
-    pub fn stop_accepting(&self) {
+    pub(crate) fn stop_accepting(&self) {
         let sockets = self.sockets();
         sockets
             .all()
@@ -351,12 +418,12 @@ impl Multiplexer {
 
     /// Blocks until no connection is left, at most `patience`, after [`Self::stop_accepting`]; true if
     /// none is.
-    pub fn wait_until_idle(&self, patience: Duration) -> bool {
+    pub(crate) fn wait_until_idle(&self, patience: Duration) -> bool {
         self.shared.wait_until_idle(patience)
     }
 
     /// Closes every connection, and ends [`Self::wait_until_idle`].
-    pub fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         self.shared.close();
         self.setup.send(Message::Stop);
         self.pools.iter().for_each(Pool::stop);

@@ -12,16 +12,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use prometheus::IntCounter;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use slab::Slab;
 
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
-use super::pulse::Pulse;
+use crate::pulse::{self, Pulse};
+
+/// For an upstream whose client has left to take some of what that sent before: once it takes nothing for so long,
+/// the connection is over.
+const LAST_BYTES: Duration = Duration::from_secs(20);
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -34,7 +40,16 @@ pub struct Pair {
     /// For the link of a shared connection, whose bytes are nobody's stream.
     pub link: Option<Link>,
     /// Called once, after both sockets are closed.
-    pub ended: Box<dyn FnOnce(Ending) + Send>,
+    pub ended: Box<dyn FnOnce(Ending, Carried) + Send>,
+}
+
+/// How many bytes a pair was relayed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried {
+    /// From client to upstream.
+    pub sent: u64,
+    /// From upstream to client.
+    pub received: u64,
 }
 
 /// The encrypted link of a shared connection: between its `ssh` (the client) and its bastion.
@@ -126,12 +141,9 @@ impl Relay {
     pub fn problem(&self) -> Option<String> {
         let mut workers = self.workers.iter().enumerate();
         workers.find_map(|(n, (shared, thread))| {
-            thread_problem(
-                &format!("mux-relay-{n}"),
-                thread,
-                &shared.pulse,
-                &shared.inbox,
-            )
+            pulse::problem(&format!("mux-relay-{n}"), thread, &shared.pulse, || {
+                shared.inbox.wake()
+            })
         })
     }
 
@@ -141,27 +153,6 @@ impl Relay {
             .iter()
             .for_each(|(shared, _)| shared.inbox.send(Command::CloseAll));
     }
-}
-
-/// Why a thread does no work any more. One that waits is woken: the next one to look knows whether it was.
-pub fn thread_problem<T>(
-    name: &str,
-    thread: &JoinHandle<()>,
-    pulse: &Pulse,
-    inbox: &Inbox<T>,
-) -> Option<String> {
-    if thread.is_finished() {
-        return Some(format!(
-            "the thread {name} has ended unexpectedly: restart tbot"
-        ));
-    }
-    if pulse.ask() {
-        inbox.wake();
-    }
-    let stall = pulse.stall()?.as_secs();
-    Some(format!(
-        "the thread {name} has been stuck for {stall} s (/debug/pprof/threads shows where): restart tbot"
-    ))
 }
 
 impl Drop for Relay {
@@ -201,10 +192,13 @@ struct Entry {
     /// From upstream to client.
     down: Flow,
     queued: bool,
+    /// The client has left, and the upstream was given its time.
+    left: bool,
     broken: Option<Errno>,
     /// Where bytes are counted, if not with all others.
     counters: Option<(IntCounter, IntCounter)>,
-    ended: Box<dyn FnOnce(Ending) + Send>,
+    carried: Carried,
+    ended: Box<dyn FnOnce(Ending, Carried) + Send>,
 }
 
 impl Worker {
@@ -259,6 +253,8 @@ impl Worker {
                 entry.queued = false;
                 let (mut up, mut down) = (0, 0);
                 let again = entry.pump(&mut self.buffer, &mut up, &mut down);
+                entry.carried.sent += up;
+                entry.carried.received += down;
                 if let Some((sent, received)) = &entry.counters {
                     sent.inc_by(up);
                     received.inc_by(down);
@@ -345,8 +341,10 @@ impl Worker {
             up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
+            left: false,
             broken: None,
             counters,
+            carried: Carried::default(),
             ended: pair.ended,
         });
         let entry = &self.pairs[key];
@@ -389,6 +387,7 @@ impl Worker {
             upstream,
             up,
             broken,
+            carried,
             ended,
             ..
         } = self.pairs.remove(key);
@@ -403,11 +402,8 @@ impl Worker {
             client::hang_up(client.socket);
         }
         self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
-        ended(
-            ending
-                .or(broken.map(Ending::Broken))
-                .unwrap_or(Ending::Done),
-        );
+        let ending = ending.or(broken.map(Ending::Broken));
+        ended(ending.unwrap_or(Ending::Done), carried);
     }
 }
 
@@ -420,6 +416,7 @@ impl Entry {
             upstream,
             up,
             down,
+            left,
             broken,
             ..
         } = self;
@@ -436,7 +433,15 @@ impl Entry {
         {
             *broken = broken.or(Some(error));
         }
-        up_end == End::Turn || down_end == End::Turn
+        if client.hung_up && !std::mem::replace(left, true) {
+            // Fails for what is no TCP, and ends with its peer.
+            let _ = set_tcp_user_timeout(&upstream.socket, LAST_BYTES.as_millis() as u32);
+        }
+        let is_deaf = matches!(down_end, End::Destination(_));
+        if is_deaf {
+            down.discard();
+        }
+        is_deaf || up_end == End::Turn || down_end == End::Turn
     }
 
     /// Both directions ended, or one did and nobody is left at the end of the other.

@@ -46,16 +46,16 @@ impl Request {
             Some((target, cluster)) => (target, Some(cluster.to_owned())),
         };
         let (host, port) = target.rsplit_once(':').ok_or(Malformed("it has no port"))?;
-        let host = match host
+        let bracketed = host
             .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
-            Some(address) => address,
-            None if host.contains([':', '[', ']']) => {
-                return Err(Malformed("an IPv6 address must be in brackets"));
-            }
-            None => host,
-        };
+            .and_then(|rest| rest.strip_suffix(']'));
+        let has_colons = bracketed.is_none() && host.contains(':');
+        let host = bracketed.unwrap_or(host);
+        if has_colons || host.contains(['[', ']']) {
+            return Err(Malformed(
+                "an IPv6 address must be in brackets, and nothing else",
+            ));
+        }
         if host.is_empty() {
             return Err(Malformed("its host is empty"));
         }
@@ -223,6 +223,8 @@ mod tests {
             (b"a:1|b|c", "more than one"),
             (b"::1:22", "brackets"),
             (b"[::1:22", "brackets"),
+            (b"[a]b]:22", "brackets"),
+            (b"[[::1]]:22", "brackets"),
             (b"db 1:22", "a space"),
             (b"db\x1b1:22", "control"),
             (b"db\xff:22", "UTF-8"),

@@ -13,8 +13,8 @@ use crate::metrics::Refusal;
 /// The clusters of one multiplexer; the first serves who names none.
 #[derive(Debug)]
 pub struct Routes {
-    /// Not empty.
-    pub clusters: Vec<Route>,
+    /// Not empty. A connection holds its own.
+    pub clusters: Vec<Arc<Route>>,
     /// The first that matches counts.
     pub templates: Vec<Template>,
 }

@@ -25,7 +25,6 @@ use super::counts::{InFlight, Shared};
 use super::destination::Socket;
 use super::inbox::Inbox;
 use super::limits::Limits;
-use super::pulse::Pulse;
 use super::relay::Relay;
 use super::request::{Incoming, LONGEST, Progress, Request};
 use super::routes::Routes;
@@ -37,6 +36,7 @@ use super::upstream::openssh::mux::Opening;
 use super::upstream::resolver::{Answer, Resolver};
 use crate::errors::plain;
 use crate::metrics::Refusal;
+use crate::pulse::Pulse;
 
 /// How often deadlines are looked at while any connection is being set up.
 const TICK: Duration = Duration::from_millis(50);
@@ -209,7 +209,7 @@ impl Setup {
                 next_tick = now + TICK;
             }
         }
-        self.streams.clear();
+        self.cut_streams();
         for (_, pending) in std::mem::take(&mut self.pending) {
             self.refuse(pending, Failure::new(Refusal::Local, "tbot is stopping"));
         }
@@ -317,7 +317,10 @@ impl Setup {
                         String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned();
                     self.fail(id, malformed(format!("{shown:?} is no request: {why}")));
                 }
-                Ok(request) => self.on_request(id, request, head),
+                Ok(request) => {
+                    pending.in_flight.record.request = String::from_utf8(bytes).ok();
+                    self.on_request(id, request, head);
+                }
             },
         }
     }
@@ -342,6 +345,7 @@ impl Setup {
             }
         };
         let route = &self.routes.clusters[place];
+        pending.in_flight.record.route = Some(route.clone());
         pending.deadline = asked.at + route.connect_timeout;
         if route.cluster.is_some() {
             pending.stage = Stage::Waiting;
@@ -383,8 +387,9 @@ impl Setup {
         // The reader of the client's stderr sees by its end that the connection is made.
         pending.stderr.take().into_iter().for_each(client::close);
         if let Some(asked) = &pending.asked {
-            let took = asked.at.elapsed().as_secs_f64();
-            self.shared.metrics.setup.observe(took);
+            let took = asked.at.elapsed();
+            pending.in_flight.record.connect = Some(took);
+            self.shared.metrics.setup.observe(took.as_secs_f64());
         }
         Some(pending)
     }
@@ -400,13 +405,17 @@ impl Setup {
     }
 
     /// Ends a connection with one line to its user and the log.
-    fn refuse(&mut self, pending: Pending, mut failure: Failure) {
+    fn refuse(&mut self, mut pending: Pending, mut failure: Failure) {
         self.turned_away -= usize::from(pending.turned_away);
         if let Some(Asked { request, .. }) = &pending.asked {
             failure.message = format!("cannot connect to {request}: {}", failure.message);
         }
         self.shared.metrics.refused(failure.reason).inc();
-        self.shared.complain(format_args!("{}", failure.message));
+        // Chosen only with its way: before, there is none.
+        let target = pending.asked.as_ref().map(|asked| &asked.request as _);
+        let target = target.filter(|_| pending.in_flight.record.route.is_some());
+        let (outcome, message) = (failure.reason.label(), format_args!("{}", failure.message));
+        pending.in_flight.log(outcome, target, None, message);
         if let Some(stderr) = pending.stderr {
             tell(stderr, &failure.message);
         }

@@ -26,7 +26,7 @@ pub struct Template {
 
 /// What a template makes of a target; `None`: that stays as it is.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Rewritten {
+pub(crate) struct Rewritten {
     /// Name or address, without brackets, and the port if another was given.
     pub host: Option<(String, Option<u16>)>,
     /// The cluster's name.
@@ -37,7 +37,11 @@ pub struct Rewritten {
 
 impl Template {
     /// Finds `expression` in `host:port`, and puts each of the others in place of what it is named for, with
-    /// `$1` and `${name}` filled in. The error is a part of a sentence.
+    /// `$1` and `${name}` filled in.
+    ///
+    /// # Errors
+    ///
+    /// Why the expression is none, or too large: a part of a sentence.
     pub fn new(
         expression: &str,
         host: Option<String>,
@@ -55,7 +59,7 @@ impl Template {
     }
 
     /// What becomes of `target`; `None` where it does not match. The error is a sentence.
-    pub fn apply(&self, target: &str) -> Option<Result<Rewritten, String>> {
+    pub(crate) fn apply(&self, target: &str) -> Option<Result<Rewritten, String>> {
         if target.len() > LONGEST {
             let why = format!("it is longer than the {LONGEST} bytes that proxy templates look at");
             return Some(Err(why));

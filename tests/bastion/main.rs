@@ -12,6 +12,7 @@ mod idle;
 mod lifetime;
 mod network;
 mod sessions;
+mod soak;
 mod templates;
 
 use rustix::process::Pid;

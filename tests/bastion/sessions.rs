@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+
+use rustix::process::{Signal, kill_process};
 
 use crate::common::keys::{Keys, await_healthy, with_identity};
 use crate::common::process::{Process, run, succeed};
@@ -298,4 +300,41 @@ fn the_bastion_under_test_is_reached_without_tbot() {
             .status
             .success()
     );
+}
+
+#[test]
+fn a_stream_is_one_line_of_the_log_without_bytes_that_nobody_here_counts() {
+    let (bastion, echo, closed) = (Sshd::start(), Server::echo(), ClosedPort::new());
+    let tbot = through(&bastion, "");
+    let line_of = |outcome: &str, request: String, target: SocketAddr| {
+        let rest = format!(
+            " request={request} cluster=prod target={target} bastion={} outcome={outcome} ",
+            bastion.address
+        );
+        let line = tbot.stderr.line(&rest);
+        assert!(
+            line.contains(" total_ms=") && line.contains(" uid="),
+            "{line}"
+        );
+        assert!(
+            !line.contains(" sent=") && !line.contains(" received="),
+            "{line}"
+        );
+        assert_eq!(tbot.stderr.so_far().matches(&rest).count(), 1);
+        line
+    };
+    let named = format!("{}|prod", echo.address);
+    assert_echoes(&mut dial(&tbot, &named), b"through");
+    let line = line_of("ok", named, echo.address);
+    assert!(line.contains(" INFO connection ended "), "{line}");
+    assert!(line.contains(" connect_ms="), "{line}");
+    assert_refused(&mut dial(&tbot, closed.address));
+    let line = line_of("refused", closed.address.to_string(), closed.address);
+    assert!(line.contains(" WARN cannot connect to "), "{line}");
+    let mut open = dial(&tbot, echo.address);
+    assert_echoes(&mut open, b"open");
+    let master = masters(&tbot)[0];
+    kill_process(master, Signal::KILL).expect("it runs");
+    assert_refused(&mut open);
+    line_of("broken", echo.address.to_string(), echo.address);
 }

@@ -13,6 +13,21 @@ use super::tbot::{Start, Tbot};
 use super::wait::until;
 use super::{http, set_mode};
 
+/// A library by which no thread begins while the file of a name is there.
+pub const THREADS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+int pthread_create(pthread_t *to, const pthread_attr_t *how, void *(*start)(void *), void *with) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    real = dlsym(RTLD_NEXT, "pthread_create");
+    return access(getenv("NO_THREADS"), F_OK) ? real(to, how, start, with) : EAGAIN;
+}
+"#;
+
 /// A directory of keys.
 pub struct Keys(TempDir);
 

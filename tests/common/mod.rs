@@ -7,8 +7,13 @@
 pub mod agent;
 pub mod black_hole;
 pub mod built;
+#[cfg(feature = "pprof")]
+pub mod chromium;
+pub mod clock;
+pub mod frozen;
 pub mod http;
 pub mod keys;
+pub mod manager;
 pub mod network;
 pub mod output;
 pub mod process;
@@ -16,6 +21,7 @@ pub mod procfs;
 pub mod readme;
 pub mod server;
 pub mod sshd;
+pub mod systemd;
 pub mod tbot;
 pub mod v1;
 pub mod wait;

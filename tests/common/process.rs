@@ -169,11 +169,11 @@ impl Output {
                 collected.bytes.extend_from_slice(&buffer[..length]);
                 collected.ended = length == 0;
                 writer.shared.1.notify_all();
-                if length == 0 || collected.left {
-                    // The pipe stays open, or the child would find it broken.
-                    while collected.left {
-                        collected = writer.shared.1.wait(collected).expect("nobody panics");
-                    }
+                // The pipe stays open, or the child would find it broken.
+                while collected.left {
+                    collected = writer.shared.1.wait(collected).expect("nobody panics");
+                }
+                if length == 0 {
                     return;
                 }
             }
@@ -184,6 +184,12 @@ impl Output {
     /// Reads no more of it, so that the child's next writes fill the pipe.
     pub fn leave(&self) {
         self.lock().left = true;
+    }
+
+    /// Reads on, after [`Self::leave`].
+    pub fn read_on(&self) {
+        self.lock().left = false;
+        self.shared.1.notify_all();
     }
 
     /// Everything up to now.

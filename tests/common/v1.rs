@@ -51,6 +51,16 @@ pub fn request(target: impl ToString) -> Vec<u8> {
 
 /// Sends `bytes`, with `descriptors` on the first of them.
 pub fn send_with_descriptors(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let sent = try_send_with_descriptors(stream, bytes, descriptors);
+    assert_eq!(sent, Ok(bytes.len()), "a request fits into the socket");
+}
+
+/// The same where it may fail.
+pub fn try_send_with_descriptors(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> rustix::io::Result<usize> {
     const MOST: usize = 253;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -58,13 +68,12 @@ pub fn send_with_descriptors(stream: &UnixStream, bytes: &[u8], descriptors: &[B
         control.push(SendAncillaryMessage::ScmRights(descriptors)),
         "more than the kernel takes in one message"
     );
-    let sent = sendmsg(
+    sendmsg(
         stream,
         &[IoSlice::new(bytes)],
         &mut control,
         SendFlags::NOSIGNAL,
-    );
-    assert_eq!(sent, Ok(bytes.len()), "a request fits into the socket");
+    )
 }
 
 /// The reading end of the pipe that stands for a client's stderr.

@@ -9,20 +9,19 @@ use rustix::net::sockopt::set_socket_linger;
 use tbot::diagnostics::{Builder, Diagnostics, Limits};
 use tiny_http::Response;
 
-use super::client::{Client, PATIENCE, ask, get};
+use super::client::{Client, PATIENCE, ask, get, limits};
 
 const LONG: Duration = Duration::from_secs(300);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Limits in which nothing ends by itself.
 fn patient() -> Limits {
-    Limits {
-        head: LONG,
-        idle: LONG,
-        write: LONG,
-        linger: LONG,
-        ..Limits::default()
-    }
+    limits(Limits::default(), |one| {
+        one.head = LONG;
+        one.idle = LONG;
+        one.write = LONG;
+        one.linger = LONG;
+    })
 }
 
 fn start(builder: Builder, limits: Limits) -> Diagnostics {
@@ -33,18 +32,12 @@ fn start(builder: Builder, limits: Limits) -> Diagnostics {
 }
 
 /// A service with a body that fits in no socket buffer.
-fn with_big_body(limits: Limits) -> Diagnostics {
+fn with_big_body(base: Limits) -> Diagnostics {
     let builder = Diagnostics::builder().route("/big", |_| {
         Response::from_data(vec![b'x'; 32 * 1024 * 1024]).boxed()
     });
     // A reader that is stuck when the service ends is cut off at once.
-    start(
-        builder,
-        Limits {
-            shutdown: Duration::ZERO,
-            ..limits
-        },
-    )
+    start(builder, limits(base, |one| one.shutdown = Duration::ZERO))
 }
 
 /// Waits until the service has cut the connection, without reading from it.
@@ -62,10 +55,7 @@ fn await_cut(client: &Client) {
 fn a_drip_feeder_meets_the_deadline_of_the_head() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            head: SHORT,
-            ..patient()
-        },
+        limits(patient(), |one| one.head = SHORT),
     );
     let mut client = Client::of(&service);
     // A first request, so that the time-out of an idle connection is tried too.
@@ -92,10 +82,7 @@ fn a_drip_feeder_meets_the_deadline_of_the_head() {
 fn a_client_that_never_speaks_is_let_go() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            head: SHORT,
-            ..patient()
-        },
+        limits(patient(), |one| one.head = SHORT),
     );
     Client::of(&service).assert_closed();
 }
@@ -104,10 +91,7 @@ fn a_client_that_never_speaks_is_let_go() {
 fn an_idle_connection_is_closed_after_a_while() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            idle: SHORT,
-            ..patient()
-        },
+        limits(patient(), |one| one.idle = SHORT),
     );
     let mut client = Client::of(&service);
     assert_eq!(client.send(get("/livez")).answer().status, 200);
@@ -118,10 +102,7 @@ fn an_idle_connection_is_closed_after_a_while() {
 fn an_idle_connection_gives_way_to_a_new_one() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            max_connections: 1,
-            ..patient()
-        },
+        limits(patient(), |one| one.max_connections = 1),
     );
     let mut idle = Client::of(&service);
     assert_eq!(idle.send(get("/livez")).answer().status, 200);
@@ -133,10 +114,7 @@ fn an_idle_connection_gives_way_to_a_new_one() {
 fn the_one_longest_at_its_head_gives_way_never_the_newest() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            max_connections: 2,
-            ..patient()
-        },
+        limits(patient(), |one| one.max_connections = 2),
     );
     let (mut first, mut second) = (Client::of(&service), Client::of(&service));
     first.send("GET /livez");
@@ -154,10 +132,7 @@ fn the_one_longest_at_its_head_gives_way_never_the_newest() {
 fn a_refused_client_that_does_not_go_gives_way() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            max_connections: 1,
-            ..patient()
-        },
+        limits(patient(), |one| one.max_connections = 1),
     );
     let mut stays = Client::of(&service);
     assert_eq!(stays.send("nonsense\r\n\r\n").answer().status, 400);
@@ -168,10 +143,7 @@ fn a_refused_client_that_does_not_go_gives_way() {
 fn a_refused_client_is_not_lingered_for_longer_than_allowed() {
     let service = start(
         Diagnostics::builder(),
-        Limits {
-            linger: SHORT,
-            ..patient()
-        },
+        limits(patient(), |one| one.linger = SHORT),
     );
     let mut client = Client::of(&service);
     assert_eq!(client.send("nonsense\r\n\r\n").answer().status, 400);
@@ -185,10 +157,7 @@ fn a_refused_client_is_not_lingered_for_longer_than_allowed() {
 
 #[test]
 fn a_reader_that_never_reads_is_cut_off_in_time() {
-    let service = with_big_body(Limits {
-        write: SHORT,
-        ..patient()
-    });
+    let service = with_big_body(limits(patient(), |one| one.write = SHORT));
     let mut client = Client::of(&service);
     client.send(get("/big"));
     await_cut(&client);
@@ -206,10 +175,7 @@ fn readers_that_never_read_do_not_hinder_others() {
 
 #[test]
 fn the_one_stuck_in_its_answer_gives_way_when_all_places_are_taken() {
-    let service = with_big_body(Limits {
-        max_connections: 1,
-        ..patient()
-    });
+    let service = with_big_body(limits(patient(), |one| one.max_connections = 1));
     let mut stuck = Client::of(&service);
     stuck.send(get("/big"));
     stuck.stream.peek(&mut [0]).expect("the answer begins");
@@ -234,11 +200,10 @@ fn a_panicking_route_costs_neither_the_worker_nor_its_place() {
         .long_route("/long-panic", |_, _| panic!("as the test wants it"));
     let service = start(
         builder,
-        Limits {
-            max_connections: 1,
-            max_waiting: 1,
-            ..patient()
-        },
+        limits(patient(), |one| {
+            one.max_connections = 1;
+            one.max_waiting = 1;
+        }),
     );
     for path in ["/panic", "/long-panic", "/panic", "/long-panic"] {
         let mut client = Client::of(&service);

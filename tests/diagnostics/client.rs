@@ -9,10 +9,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use tbot::diagnostics::Diagnostics;
+use tbot::diagnostics::{Diagnostics, Limits};
 
 /// Longer than any deadline under test: it ends a test that hangs, it decides nothing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Limits with a change.
+pub fn limits(mut base: Limits, change: impl FnOnce(&mut Limits)) -> Limits {
+    change(&mut base);
+    base
+}
 
 /// A request head for `path` on a connection that stays open.
 pub fn get(path: &str) -> String {

@@ -7,7 +7,7 @@ use tbot::diagnostics::{Diagnostics, Limits};
 use tbot::readyz::Registry;
 use tiny_http::Response;
 
-use super::client::{Client, PATIENCE, ask, get};
+use super::client::{Client, PATIENCE, ask, get, limits};
 
 #[test]
 fn wait_answers_with_the_first_report() {
@@ -41,10 +41,7 @@ fn long_requests_are_bounded_and_leave_room_for_others() {
     let service = Diagnostics::builder()
         .readyz(services)
         // They do not count against the connections, of which there is one.
-        .limits(Limits {
-            max_connections: 1,
-            ..Limits::default()
-        })
+        .limits(limits(Limits::default(), |one| one.max_connections = 1))
         .long_route("/hold", move |_, client| {
             begun.send(()).expect("the test listens");
             while client.is_there() {
@@ -79,10 +76,7 @@ fn a_client_that_stops_waiting_frees_its_place() {
     let _mux = services.register("mux");
     let service = Diagnostics::builder()
         .readyz(services)
-        .limits(Limits {
-            max_waiting: 1,
-            ..Limits::default()
-        })
+        .limits(limits(Limits::default(), |one| one.max_waiting = 1))
         .long_route("/place", |_, _| Response::empty(200).boxed())
         .bind("127.0.0.1:0")
         .expect("a free port");

@@ -8,7 +8,7 @@ use tbot::metrics::DiagnosticsMetrics;
 use tbot::readyz;
 use tiny_http::Response;
 
-use super::client::{Client, PATIENCE, ask, get};
+use super::client::{Client, PATIENCE, ask, get, limits};
 
 /// A service that counts, and what it counts, in Prometheus' text.
 struct Counted {
@@ -168,10 +168,9 @@ fn connections_are_counted_from_accept_to_end() {
 
 #[test]
 fn refused_heads_are_counted_by_reason_and_as_requests_of_no_path() {
-    let limits = Limits {
-        head: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = limits(Limits::default(), |one| {
+        one.head = Duration::from_millis(200)
+    });
     let counted = start(Diagnostics::builder().limits(limits));
     let large = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(9000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(65));
@@ -205,12 +204,11 @@ fn refused_heads_are_counted_by_reason_and_as_requests_of_no_path() {
 
 #[test]
 fn clients_that_cannot_be_served_are_counted_by_reason() {
-    let limits = Limits {
-        max_connections: 1,
-        max_waiting: 0,
-        write: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = limits(Limits::default(), |one| {
+        one.max_connections = 1;
+        one.max_waiting = 0;
+        one.write = Duration::from_millis(200);
+    });
     let services = readyz::Registry::new();
     let _mux = services.register("mux");
     let builder = Diagnostics::builder()

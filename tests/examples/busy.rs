@@ -22,7 +22,7 @@ type Turns = Mutex<BTreeMap<&'static str, Arc<AtomicU64>>>;
 
 fn main() {
     let diagnostics = Diagnostics::builder()
-        .profiling()
+        .profiling(true)
         .bind("127.0.0.1:0")
         .expect("a free port");
     let turns = Turns::default();

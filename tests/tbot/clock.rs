@@ -3,75 +3,19 @@
 #![cfg(feature = "pprof")]
 
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tbot::identity::Certificate;
 
-use crate::common::keys::{Keys, await_healthy, await_reason, listed, readyz, with_identity};
+use crate::common::clock::Clock;
+use crate::common::keys::{await_healthy, await_reason, listed, readyz, with_identity};
 use crate::common::output;
-use crate::common::process::{Process, succeed};
-use crate::common::tbot::{Start, Tbot};
+use crate::common::process::Process;
+use crate::common::tbot::Tbot;
 use crate::common::wait::within;
 
 /// Longer than tbot may take to notice, and to try again where it failed for a minute.
 const NOTICED: Duration = Duration::from_secs(25);
-
-/// A library that adds to the clock of the wall what a file says. The one that only runs is left alone: no kernel
-/// sets it, and it stands still while a machine sleeps, so to one that wakes the other has jumped.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, time);
-    char text[32] = {0};
-    int file = clock == CLOCK_REALTIME ? open(getenv("CLOCK_FILE"), O_RDONLY | O_CLOEXEC) : -1;
-    if (file >= 0) { if (read(file, text, 31) > 0) time->tv_sec += atol(text); close(file); }
-    return result;
-}
-"#;
-
-/// A clock to set, and keys.
-struct Clock {
-    keys: Keys,
-    variables: [(&'static str, String); 2],
-}
-
-impl Clock {
-    fn new() -> Self {
-        let keys = Keys::with_ca();
-        let source = keys.write("clock.c", CLOCK);
-        let library = keys.path("clock.so");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-o"]).arg(&library);
-        succeed(cc.arg(source).arg("-ldl"));
-        let path = |name| keys.path(name).display().to_string();
-        let variables = [
-            ("LD_PRELOAD", path("clock.so")),
-            ("CLOCK_FILE", path("clock")),
-        ];
-        let clock = Self { keys, variables };
-        clock.set(0);
-        clock
-    }
-
-    /// To what it is elsewhere, and so many seconds more.
-    fn set(&self, seconds: i64) {
-        let new = self.keys.write("clock.new", seconds.to_string());
-        fs::rename(new, self.keys.path("clock")).expect("ours");
-    }
-
-    fn start(&self, start: Start) -> Tbot {
-        let set = |start: Start, (name, value): &(&str, String)| start.env(name, value);
-        self.variables.iter().fold(start, set).start()
-    }
-}
 
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -1,5 +1,6 @@
 //! What the program stands on: every crate for a reason, from one registry, and no async runtime.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
@@ -67,7 +68,12 @@ fn the_readme_gives_the_reason_for_each() {
                 .filter(|line| line.contains(&format!("\"dep:{name}\"")))
                 .filter_map(|line| line.split(" = ").next())
                 .collect();
-            used.insert(name, if tests { ["tests only"].into() } else { by });
+            match used.entry(name) {
+                Entry::Occupied(mut known) => _ = known.get_mut().insert("tests"),
+                Entry::Vacant(new) => {
+                    _ = new.insert(if tests { ["tests only"].into() } else { by })
+                }
+            }
         }
     }
     let mut explained = BTreeMap::new();
@@ -116,8 +122,60 @@ fn the_readme_counts_what_each_feature_costs() {
     }
 }
 
+#[test]
+fn the_readme_names_every_crate_of_the_diagnostics_alone() {
+    let table = section(README, "| For | Crates |", "The").filter(|line| line.starts_with("| "));
+    let named: Vec<&str> = table.flat_map(|row| quoted(row, '`')).collect();
+    let compiled = tree("");
+    assert!(compiled.len() <= 40, "{}", compiled.len());
+    assert_eq!(named.len(), compiled.len(), "each is named once");
+    let compiled: BTreeSet<&str> = compiled
+        .iter()
+        .filter_map(|one| one.split(' ').next())
+        .collect();
+    assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), compiled);
+}
+
+#[test]
+fn its_package_is_what_builds_and_checks_it() {
+    let mut list = Command::new(env!("CARGO"));
+    list.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let list = succeed(list.args(["package", "--list", "--allow-dirty", "--offline"]));
+    for file in [
+        "src/lib.rs",
+        "README.md",
+        "LICENSE",
+        "Cargo.lock",
+        "tests/api.txt",
+        "Makefile",
+    ] {
+        assert!(list.lines().any(|line| line == file), "no {file} in {list}");
+    }
+    for line in list.lines() {
+        let kinds = [
+            "src/",
+            "tests/",
+            ".ci/",
+            "Cargo.",
+            "README.md",
+            "LICENSE",
+            "Makefile",
+            ".cargo_vcs_info.json",
+        ];
+        assert!(
+            kinds.iter().any(|kind| line.starts_with(kind)),
+            "{line} is packed, too"
+        );
+    }
+}
+
 /// How many other crates are compiled for the library or program with `features`.
 fn crates(features: &str) -> usize {
+    tree(features).len()
+}
+
+/// Their names and versions.
+fn tree(features: &str) -> BTreeSet<String> {
     let mut tree = Command::new(env!("CARGO"));
     tree.current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["tree", "--locked", "--prefix=none"])
@@ -125,9 +183,8 @@ fn crates(features: &str) -> usize {
         .args(["--no-default-features", "--features", features]);
     let tree = succeed(&mut tree);
     // `name v1.2.3`, and remarks.
-    let crates: BTreeSet<Vec<&str>> = tree
+    let crates = tree
         .lines()
-        .map(|line| line.split(' ').take(2).collect())
-        .collect();
-    crates.len() - 1
+        .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "));
+    crates.filter(|one| !one.starts_with("tbot-rs ")).collect()
 }

@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 
+use crate::common::keys::{Keys, THREADS};
+use crate::common::process::succeed;
 use crate::common::server::Server;
 use crate::common::tbot::{Counts, Start, Tbot};
 use crate::common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
+use crate::common::wait::until;
 use crate::common::{STRANGER, as_user, http, mode, procfs, set_mode};
 
 #[test]
@@ -188,20 +193,122 @@ fn a_pid_file_follows_no_link_and_leaves_nothing_beside_it() {
         directory.path().join("tbot.pid"),
         directory.path().join("victim"),
     );
-    let temporary = directory.path().join("tbot.pid.tmp");
     fs::write(&victim, "precious").expect("the directory is ours");
-    std::os::unix::fs::symlink(&victim, &temporary).expect("the directory is ours");
-    let start = || Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+    // By the name that it writes to before the file is whole, with its own number in it.
+    let trap = format!(
+        "ln -s {} {}.$$.tmp; exec \"$@\"",
+        victim.display(),
+        path.display()
+    );
+    let start = || {
+        let arguments = ["--pid-file".as_ref(), path.as_os_str()];
+        let start = Start::multiplexer().args(arguments);
+        start.through(&["sh", "-c", &trap, "sh"])
+    };
+    let names = || fs::read_dir(directory.path()).expect("ours").count();
     drop(start().start());
     assert_eq!(
         fs::read_to_string(&victim).expect("it is there"),
         "precious"
     );
+    assert_eq!(names(), 2);
     // One that cannot be written.
     fs::remove_file(&path).expect("it was killed");
     fs::create_dir(&path).expect("the directory is ours");
     assert_eq!(start().finish().status.code(), Some(1));
-    assert!(!temporary.exists());
+    assert_eq!(names(), 2);
+}
+
+#[test]
+fn a_pid_file_is_one_tbot_s_whatever_a_killed_one_left() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("tbot.pid");
+    let start = || Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+    let mut killed = start().start();
+    killed.signal(Signal::KILL);
+    killed.exit();
+    assert!(path.exists(), "nobody was left to remove it");
+    // A number that another process may have by now.
+    fs::write(&path, format!("{}\n", std::process::id())).expect("the directory is ours");
+    let mut first = start().start();
+    let pid = first.pid().as_raw_pid().to_string();
+    let holds = |expected: &str| {
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert_eq!(text, format!("{expected}\n"));
+    };
+    holds(&pid);
+    assert_eq!(mode(&path), 0o644);
+    let second = start();
+    let destination = second.directory().join("mux/ssh_config");
+    let error = second.finish().error().to_owned();
+    let expected = format!("tbot.pid: it is that of another tbot, which runs (process {pid})");
+    assert!(error.ends_with(&expected), "{error}");
+    assert!(!destination.exists());
+    holds(&pid);
+    // What somebody takes away is back; what somebody puts there is theirs.
+    fs::remove_file(&path).expect("the directory is ours");
+    until("it is back", || path.exists().then_some(()));
+    holds(&pid);
+    first
+        .stderr
+        .line("tbot.pid was taken away: it is written again");
+    fs::remove_file(&path).expect("the directory is ours");
+    fs::write(&path, "precious\n").expect("the directory is ours");
+    first.signal(Signal::TERM);
+    first.exit();
+    holds("precious");
+    assert_eq!(fs::read_dir(directory.path()).expect("ours").count(), 1);
+}
+
+#[test]
+fn of_many_that_start_together_one_has_the_pid_file() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("tbot.pid");
+    fs::write(&path, "1\n").expect("the directory is ours");
+    let refused = AtomicUsize::new(0);
+    let lines: Vec<_> = std::thread::scope(|scope| {
+        let start = || {
+            let start = Start::multiplexer().args(["--pid-file".as_ref(), path.as_os_str()]);
+            let end = start.finish();
+            refused.fetch_add(1, Ordering::Relaxed);
+            end.stderr
+        };
+        let all: Vec<_> = (0..6).map(|_| scope.spawn(start)).collect();
+        until("all but one", || {
+            (refused.load(Ordering::Relaxed) == 5).then_some(())
+        });
+        let pid = fs::read_to_string(&path).expect("the last one's");
+        succeed(Command::new("kill").arg(pid.trim()));
+        all.into_iter()
+            .map(|one| one.join().expect("no panic"))
+            .collect()
+    });
+    let served = lines.iter().filter(|lines| lines.contains(" is ready at "));
+    assert_eq!(served.count(), 1, "{lines:#?}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_pid_file() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let missing = directory.path().join("no/tbot.pid");
+    let start = Start::multiplexer().args(["--pid-file".as_ref(), missing.as_os_str()]);
+    let destination = start.directory().join("mux/ssh_config");
+    let end = start.finish();
+    let expected = "no/tbot.pid: No such file or directory";
+    assert!(end.error().ends_with(expected), "{end:?}");
+    assert!(!destination.exists());
+    // Where it fails behind it, for want of threads.
+    let (keys, path) = (Keys::new(), directory.path().join("tbot.pid"));
+    let library = keys.library("threads", THREADS);
+    let end = Start::multiplexer()
+        .args(["--pid-file".as_ref(), path.as_os_str()])
+        .env("LD_PRELOAD", &library.display().to_string())
+        .env("NO_THREADS", &path.display().to_string())
+        .finish();
+    let expected = "cannot start a thread: Resource temporarily unavailable";
+    assert!(end.error().ends_with(expected), "{end:?}");
+    assert!(!path.exists());
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn alerts() -> Vec<&'static str> {
 }
 
 /// It scrapes, and ends with this.
-struct Prometheus {
+pub struct Prometheus {
     _process: Process,
     address: SocketAddr,
     _directory: TempDir,
@@ -49,7 +49,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// As README.md has it, but for the target and the pace.
-    fn watching(tbot: &Tbot) -> Self {
+    pub fn watching(tbot: &Tbot) -> Self {
         let directory = TempDir::new().expect("a directory for temporary files");
         let config = config().replace("127.0.0.1:3001", &tbot.address().to_string());
         assert_ne!(config, self::config(), "README.md names the usual address");
@@ -76,7 +76,7 @@ impl Prometheus {
     }
 
     /// What its API says, `None` while it is not ready.
-    fn api(&self, path: &str, query: &str) -> Option<Value> {
+    pub fn api(&self, path: &str, query: &str) -> Option<Value> {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "60", "--noproxy", "*", "--get"])
             .arg("--data-urlencode")
@@ -95,7 +95,7 @@ impl Prometheus {
         series.first()?["value"][1].as_str()?.parse().ok()
     }
 
-    fn await_value(&self, query: &str, wanted: f64) {
+    pub fn await_value(&self, query: &str, wanted: f64) {
         until(&format!("{query} is {wanted}"), || {
             (self.value(query) == Some(wanted)).then_some(())
         });

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::keys::{Keys, await_healthy, listed, readyz, with_identity};
-use crate::common::process::{Process, run, succeed};
+use crate::common::frozen::Frozen;
+use crate::common::keys::{Keys, THREADS, await_healthy, listed, readyz, with_identity};
+use crate::common::process::{run, succeed};
 use crate::common::server::Server;
 use crate::common::tbot::{Start, Tbot};
-use crate::common::v1::{assert_echoes, dial};
+use crate::common::v1::{assert_echoes, connect, dial};
 use crate::common::wait::until;
-use crate::common::{http, not_tested, procfs};
+use crate::common::{http, not_tested};
 
 /// Waits until the multiplexer is unready for a reason with `part` in it.
 fn await_reason(tbot: &Tbot, part: &str) {
@@ -73,20 +74,37 @@ fn one_without_descriptors_is_not_ready_until_it_has_some() {
     await_ready(&tbot);
 }
 
-/// A library by which no thread begins while the file of a name is there.
-const THREADS: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <unistd.h>
-int pthread_create(pthread_t *to, const pthread_attr_t *how, void *(*start)(void *), void *with) {
-    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    real = dlsym(RTLD_NEXT, "pthread_create");
-    return access(getenv("NO_THREADS"), F_OK) ? real(to, how, start, with) : EAGAIN;
+#[test]
+fn one_without_descriptors_is_alive_all_the_same() {
+    let tbot = Tbot::start();
+    await_ready(&tbot);
+    let process = tbot.pid().as_raw_pid().to_string();
+    let limit = |most: u64| {
+        succeed(Command::new("prlimit").args(["--pid", &process, &format!("--nofile={most}:")]));
+    };
+    let open = fs::read_dir(format!("/proc/{process}/fd")).expect("it is ours");
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    limit(numbers.max().expect("there are some") + 1);
+    // Each takes one that is left, until none is; they have ten seconds for their requests.
+    let mut held = Vec::new();
+    until("none is left", || {
+        held.push(connect(&tbot));
+        let log = tbot.stderr.so_far();
+        log.contains("Too many open files").then_some(())
+    });
+    for _ in 0..20 {
+        let (status, body) = http::get(tbot.address(), "/livez");
+        assert_eq!((status, &*body), (200, "OK"));
+    }
+    let log = tbot.stderr.so_far();
+    assert!(
+        !log.contains("no complete request"),
+        "it waited for one to end: {log}"
+    );
+    limit(1000);
+    drop(held);
+    await_ready(&tbot);
 }
-"#;
 
 #[test]
 fn one_without_threads_is_not_ready_until_it_has_some() {
@@ -198,7 +216,7 @@ fn a_thread_that_hangs_is_noticed_after_5_seconds_until_it_goes_on() {
     // They wait for work, and one that hangs then looks the same from outside.
     for name in ["mux-relay-0", "mux-accept"] {
         let begun = Instant::now();
-        let Some(frozen) = Frozen::thread(&tbot, name) else {
+        let Some(frozen) = Frozen::thread(tbot.pid(), name) else {
             return not_tested("a thread that hangs", "this system lets nobody freeze it");
         };
         await_reason(&tbot, &format!("the thread {name} has been stuck for "));
@@ -207,39 +225,5 @@ fn a_thread_that_hangs_is_noticed_after_5_seconds_until_it_goes_on() {
         drop(frozen);
         await_ready(&tbot);
         assert_echoes(&mut dial(&tbot, echo.address), b"up");
-    }
-}
-
-/// A thread that a tracer (ptrace(2)) holds for as long as this lives.
-struct Frozen(Process);
-
-impl Frozen {
-    /// `None` where that is not allowed.
-    fn thread(tbot: &Tbot, name: &str) -> Option<Self> {
-        const TRACER: &str = r#"
-import ctypes, os, sys
-SEIZE, INTERRUPT, WALL, thread = 0x4206, 0x4207, 0x40000000, int(sys.argv[1])
-libc = ctypes.CDLL(None, use_errno=True)
-for request in (SEIZE, INTERRUPT):
-    if libc.ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None):
-        print("refused:", os.strerror(ctypes.get_errno()), flush=True)
-        sys.exit()
-os.waitpid(thread, WALL)
-print("frozen", flush=True)
-sys.stdin.read()
-"#;
-        let thread = procfs::thread(tbot.pid(), name).to_string();
-        let mut python = Command::new("/usr/bin/python3");
-        let tracer = Process::spawn_with_input(python.args(["-c", TRACER, &thread]));
-        let line = tracer.stdout.line("");
-        (line == "frozen").then(|| Self(tracer))
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // What it holds goes on when it ends.
-        self.0.close_input();
-        self.0.exit();
     }
 }

@@ -160,7 +160,10 @@ fn it_names_every_flag_and_no_other() {
         let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
         succeed(tbot.args(words).arg("--help"))
     };
-    let help = help(&[]) + &help(&["start", "ssh-multiplexer"]);
+    let help = help(&[])
+        + &help(&["configure", "ssh-multiplexer"])
+        + &help(&["wait"])
+        + &help(&["install", "systemd"]);
     let flags: BTreeSet<&str> = words(&help, "--", is_of_a_flag).collect();
     let (_, section) = README
         .split_once("\n## Command line\n")
@@ -177,13 +180,23 @@ fn it_names_every_flag_and_no_other() {
 #[test]
 fn it_shows_defaults_and_variables_as_the_help_does() {
     let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    let help = succeed(tbot.args(["start", "ssh-multiplexer", "--help"]));
-    let mut row = "";
-    for line in help.lines() {
+    let mut help = succeed(tbot.args(["configure", "ssh-multiplexer", "--help"]));
+    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    help += &succeed(tbot.args(["wait", "--help"]));
+    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    help += &succeed(tbot.args(["install", "systemd", "--help"]));
+    let mut row = String::new();
+    for line in help.lines().filter(|line| line.starts_with("  ")) {
         if let Some(flag) = words(line, "--", is_of_a_flag).next() {
-            let is_its = |row: &&str| row.starts_with("| `-") && has_word(row, flag);
+            // With its value, as two commands may have flags of one name.
+            let form = line.trim_start().split(", ").last().unwrap_or_default();
+            let form = format!("`{}`", form.replace('|', "\\|"));
+            let short = format!(", {form}");
+            let is_its =
+                |row: &&str| row.starts_with(&format!("| {form} |")) || row.contains(&short);
             let found = README.lines().find(is_its);
-            row = found.unwrap_or_else(|| panic!("README.md has no row for {flag}"));
+            let found = found.unwrap_or_else(|| panic!("README.md has no row for {flag}"));
+            row = found.to_owned();
         }
         // [default: …] [env: …]
         for (kind, value) in line
@@ -202,8 +215,18 @@ fn it_shows_defaults_and_variables_as_the_help_does() {
     }
 }
 
-fn has_word(text: &str, word: &str) -> bool {
-    words(text, "--", is_of_a_flag).any(|found| found == word)
+#[test]
+fn its_configuration_of_flags_is_the_one_that_is_printed() {
+    let mut lines = README
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line));
+    let command = lines.find_map(|line| line.strip_prefix("$ tbot configure ssh-"));
+    let args = command.expect("it is shown").split(' ').skip(1);
+    let shown: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
+    tbot.args(["configure", "ssh-multiplexer"]).args(args);
+    let printed = succeed(tbot.env_clear());
+    assert_eq!(shown, printed.lines().collect::<Vec<_>>());
 }
 
 #[test]
@@ -270,6 +293,33 @@ fn its_archive_is_the_one_that_is_made() {
         .map(|word| word.split(".tar").next().unwrap_or(word))
         .collect();
     assert_eq!(named, [archive].into());
+}
+
+#[test]
+fn its_other_examples_of_embedding_are_parts_of_programs_that_run() {
+    let (_, section) = README.split_once("\n## Embedding\n").expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("another one follows");
+    let links: Vec<&str> = words(section, "tests/examples/", |c| {
+        c == '/' || c == '.' || is_of_a_name(c)
+    })
+    .collect();
+    assert!(links.len() >= 3, "{links:?}");
+    let programs = links.iter().map(|link| {
+        let path = format!("{}/{link}", env!("CARGO_MANIFEST_DIR"));
+        let program = fs::read_to_string(&path);
+        let program = program.unwrap_or_else(|error| panic!("{path}: {error}"));
+        // The README shows it without the indentation of `main`.
+        program.replace("\n    ", "\n")
+    });
+    let programs: Vec<String> = programs.collect();
+    let blocks = section.split("```rust\n").skip(1);
+    for block in blocks.filter_map(|block| Some(block.split_once("```")?.0)) {
+        assert!(
+            block.starts_with("use tbot::")
+                || programs.iter().any(|program| program.contains(block)),
+            "no program has {block}"
+        );
+    }
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::common::procfs;
-use crate::common::server::Server;
+use crate::common::server::{Server, echo};
 use crate::common::tbot::{Counts, Start, Tbot};
 use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
@@ -169,6 +170,43 @@ fn a_client_that_goes_away_ends_a_target_that_sends_for_ever() {
     }
     tbot.await_ended(6);
     tbot.await_descriptors(before);
+}
+
+/// Writes until every buffer up to the target is full, and leaves.
+fn fill(tbot: &Tbot, target: &Server) {
+    let mut client = dial(tbot, target.address);
+    let short = Some(Duration::from_millis(300));
+    client.set_write_timeout(short).expect("a good time-out");
+    while client.write(&[0; 60_000]).is_ok() {}
+}
+
+#[test]
+fn a_client_that_goes_away_unread_ends_a_target_that_waits_to_be_read() {
+    let tbot = Tbot::start();
+    let echo = Server::start(|stream| {
+        stream.set_write_timeout(None).expect("it is open");
+        echo(stream);
+    });
+    (0..3).for_each(|_| fill(&tbot, &echo));
+    assert_eq!(tbot.await_ended(3).ok, 3);
+    // All that it sent has arrived, and more than came back.
+    let sent = "tbot_ssh_multiplexer_relayed_bytes_total{direction=\"sent\"}";
+    assert!(tbot.metric(sent) >= 3 * 60_000);
+}
+
+#[test]
+fn a_client_that_goes_away_ends_a_target_that_never_reads() {
+    let tbot = Tbot::start();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let left = Mutex::new(left);
+    let deaf = Server::start(move |mut stream| {
+        stream.write_all(b"one thing, and no more").ok();
+        // It is open until the test ends.
+        left.lock().expect("nobody panics").recv().ok();
+    });
+    fill(&tbot, &deaf);
+    tbot.await_ended(1);
+    drop(leave);
 }
 
 #[test]

@@ -10,9 +10,11 @@ use rustix::process::{Pid, Signal};
 use ssh_key::private::{EcdsaKeypair, KeypairData};
 
 use crate::common::built::static_program;
-use crate::common::keys::{Keys, await_healthy, listed, readyz, signed_by, with_identity};
+use crate::common::http;
+use crate::common::keys::{Keys, await_healthy, listed, readyz, signed_by, ssh, with_identity};
 use crate::common::output::{self, Room};
 use crate::common::process::{Process, succeed};
+use crate::common::sshd::Sshd;
 use crate::common::wait::until;
 use crate::common::{is_root, not_tested, set_mode};
 
@@ -137,6 +139,66 @@ fn leaves_nothing_of_a_key(program: PathBuf) {
         );
     }
     assert!(!tbot.stderr.so_far().contains("correct horse"));
+}
+
+#[test]
+fn nothing_secret_is_logged_at_the_finest_level() {
+    const PASSPHRASE: &str = "correct horse battery staple of 2026";
+    let keys = Keys::with_ca();
+    let (bastion, target) = (Sshd::start(), keys.sshd());
+    keys.write("passphrase", format!("{PASSPHRASE}\n"));
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-p", "-a", "2", "-N", PASSPHRASE, "-f"]);
+    let mut needles = secrets(&keys.path("ca"));
+    succeed(keygen.arg(keys.path("ca")));
+    needles.extend(secrets(&bastion.file("client_key")));
+    let onboarding = format!(
+        "{{ join_method: ssh-ca, ca_key_path: {}, ca_key_passphrase_path: {}, principals: [{}] }}",
+        keys.path("ca").display(),
+        keys.path("passphrase").display(),
+        target.user
+    );
+    let service = format!(
+        "    user: {}\n    host_ca: [{}]\n    known_hosts: ['{}']\n    cluster_name: prod\n    identity_file: {}\n  - type: identity\n    \
+         name: files\n    destination: {{ type: directory, path: {} }}\n",
+        bastion.user,
+        keys.path("ca.pub").display(),
+        bastion.known_host(),
+        bastion.file("client_key").display(),
+        keys.path("out").display()
+    );
+    let run = format!("proxy_server: '{}'", bastion.address);
+    let tbot = with_identity(&onboarding, &run, &service)
+        .env("TBOT_LOG", "trace")
+        .start();
+    for service in ["identity", "files", "mux"] {
+        await_healthy(&tbot, service);
+    }
+    let mut ssh = ssh(&tbot, &target, "127.0.0.1.prod", "echo between-us");
+    assert_eq!(succeed(&mut ssh), "between-us\n");
+    http::get(tbot.address(), "/readyz?token=hunter2");
+    // What goes wrong is told, too.
+    keys.write("passphrase", "another, which is wrong\n");
+    tbot.signal(Signal::HUP);
+    tbot.stderr.line("identity: attempt 1 of 5: ");
+    let log = tbot.stderr.so_far();
+    assert!(log.contains(" TRACE ") && log.contains(" connection ended "));
+    for text in [PASSPHRASE, "another, which", "between-us", "hunter2"] {
+        assert!(!log.contains(text), "{text}");
+    }
+    let file = |path: PathBuf| fs::read_to_string(path).expect("a key");
+    for text in [
+        keys.text("ca"),
+        keys.text("out/key"),
+        file(bastion.file("client_key")),
+    ] {
+        assert!(!log.contains(secret_line(&text)), "a line of a key");
+    }
+    needles.extend(secrets(&keys.path("out/key")));
+    for needle in needles {
+        let hex: String = needle.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!log.to_lowercase().contains(&hex[..16]), "a key's number");
+    }
 }
 
 /// What the compiler leaves on a stack is another matter in each build of it.

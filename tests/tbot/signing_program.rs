@@ -22,7 +22,7 @@ fn with_script(keys: &Keys, name: &str, lines: &str, timeout: &str) -> Start {
 }
 
 /// Lines of a script that sign the key on its standard input.
-fn sign(keys: &Keys) -> String {
+pub fn sign(keys: &Keys) -> String {
     format!(
         "d=$(mktemp -d {at}/XXXXXX)\ncat >$d/k.pub\nssh-keygen -q -s {at}/ca -I x -n root -V -1m:+1h $d/k.pub\n\
          cat $d/k-cert.pub\n",

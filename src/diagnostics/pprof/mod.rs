@@ -239,7 +239,12 @@ fn cpu_profile(
             );
         }
         Err(NoProfile::System(why)) => return failed("Could not enable CPU profiling", &why),
-        Err(NoProfile::Gone) => return error(503, "no profile: the service is stopping"),
+        Err(NoProfile::Gone) => {
+            return error(
+                503,
+                "no profile: this server is stopping, or does not wait for one",
+            );
+        }
     };
     match encode(&profile) {
         Ok(body) => {
@@ -327,11 +332,11 @@ fn index() -> ResponseBox {
         );
     }
     let page = format!(
-        "<p>This process has {count} threads.\n<dl>\n{items}</dl>\n\
+        "<h1>Profiles</h1>\n<p>This process has {count} threads.\n<dl>\n{items}</dl>\n\
          <p>With Go's tool, where this page's address is the one of your browser:\n\
          <pre>go tool pprof -http=: http://127.0.0.1:3001/debug/pprof/profile?seconds=10\n\
          curl -o flame.svg 'http://127.0.0.1:3001/debug/pprof/flamegraph?seconds=10'\n\
          curl http://127.0.0.1:3001/debug/pprof/threads</pre>\n"
     );
-    super::routes::page("Profiles", &page)
+    super::page::page("Profiles", "", &page)
 }

@@ -45,8 +45,7 @@ impl Setup {
                 Err(Errno::AGAIN | Errno::INVAL) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
-                    self.shared
-                        .complain(format_args!("cannot accept a connection: {}", plain(error)));
+                    tracing::warn!("cannot accept a connection: {}", plain(error));
                     self.watch_listener(epoll::EventFlags::empty());
                     self.resting_until = Some(Instant::now() + REST);
                     return false;
@@ -86,7 +85,9 @@ impl Setup {
             deadline: now + timeout,
             in_flight,
         };
-        match crate::sys::peer_uid(pending.client.as_fd()) {
+        let peer = crate::sys::peer(pending.client.as_fd());
+        pending.in_flight.record.peer = peer.as_ref().ok().copied();
+        match peer.map(|peer| peer.uid) {
             Ok(uid) if self.limits.allowed_uids.contains(&uid) => {}
             Ok(uid) => {
                 let message =

@@ -12,6 +12,7 @@ use super::{Asked, Pending, STRIDE, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
 use crate::multiplexer::counts::InFlight;
+use crate::multiplexer::record::BROKEN;
 use crate::multiplexer::request::Request;
 use crate::multiplexer::upstream::Failure;
 use crate::multiplexer::upstream::openssh::lease::{Cluster, Lease, Taken};
@@ -190,14 +191,20 @@ impl Setup {
         };
         match kind {
             Kind::Abandoned(_) => self.abandoned -= 1,
-            Kind::Open(_, target, _) if lease.is_broken() => {
+            Kind::Open(_, target, mut in_flight) if lease.is_broken() => {
                 let why = lease.lost().message;
-                self.shared
-                    .complain(format_args!("connection to {target} broke: {why}"));
+                let message = format_args!("connection to {target} broke: {why}");
+                in_flight.log(BROKEN, Some(&target), None, message);
             }
-            Kind::Open(_, target, in_flight) => {
-                tracing::debug!("connection to {target} ended");
-                in_flight.done();
+            Kind::Open(_, target, in_flight) => in_flight.done(&target, None),
+        }
+    }
+
+    /// Ends what masters carry, as tbot does.
+    pub(super) fn cut_streams(&mut self) {
+        for (_, stream) in self.streams.drain() {
+            if let Kind::Open(_, target, mut in_flight) = stream.kind {
+                in_flight.cut(&target, None);
             }
         }
     }

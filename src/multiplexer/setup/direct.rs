@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Pending, STRIDE, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
+use crate::multiplexer::record::BROKEN;
 use crate::multiplexer::relay::{Ending, Pair};
 use crate::multiplexer::upstream::Failure;
 use crate::multiplexer::upstream::direct::{Dial, Step};
@@ -41,35 +42,31 @@ impl Setup {
         match step {
             Step::Waiting => {}
             Step::Failed(failure) => self.fail(id, failure),
-            Step::Connected(upstream) => self.connected(id, upstream),
+            Step::Connected(upstream, address) => self.connected(id, upstream, address),
         }
     }
 
-    fn connected(&mut self, id: u64, upstream: OwnedFd) {
+    fn connected(&mut self, id: u64, upstream: OwnedFd, address: SocketAddr) {
         let Some(Pending {
             client,
             asked: Some(asked),
-            in_flight,
+            mut in_flight,
             ..
         }) = self.set_up(id)
         else {
             return;
         };
-        let target = asked.request;
-        tracing::debug!("connected to {target}");
-        let shared = self.shared.clone();
-        let ended = Box::new(move |ending| match ending {
-            Ending::Done => {
-                tracing::debug!("connection to {target} ended");
-                in_flight.done();
+        tracing::debug!("connected to {} at {address}", asked.request);
+        let ended = Box::new(move |ending, carried| {
+            let carried = Some(carried);
+            match ending {
+                Ending::Done => in_flight.done(&address, carried),
+                Ending::Cut => in_flight.cut(&address, carried),
+                Ending::Broken(error) => {
+                    let message = format_args!("connection to {address} broke: {}", plain(error));
+                    in_flight.log(BROKEN, Some(&address), carried, message);
+                }
             }
-            Ending::Broken(error) => {
-                shared.complain(format_args!(
-                    "connection to {target} broke: {}",
-                    plain(error)
-                ));
-            }
-            Ending::Cut => {}
         });
         self.relay.add(Pair {
             client,

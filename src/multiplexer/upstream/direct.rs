@@ -39,8 +39,8 @@ pub struct Dial {
 pub enum Step {
     /// No attempt has ended well yet, and there is hope.
     Waiting,
-    /// The stream, non-blocking and out of epoll.
-    Connected(OwnedFd),
+    /// The stream, non-blocking and out of epoll, and where it leads.
+    Connected(OwnedFd, SocketAddr),
     /// No address is left.
     Failed(Failure),
 }
@@ -73,7 +73,7 @@ impl Dial {
                 break;
             };
             match attempt(address, epoll, data + 1 + self.attempts.len() as u64) {
-                Ok((socket, true)) => return Step::Connected(socket),
+                Ok((socket, true)) => return Step::Connected(socket, address),
                 Ok((socket, false)) => {
                     self.attempts.push(Some((address, socket)));
                     self.next_at = now + STAGGER;
@@ -99,7 +99,7 @@ impl Dial {
         match socket_error(&socket).unwrap_or_else(Err) {
             // Attempts go on as long as they live: the others end here.
             Ok(()) => match epoll::delete(epoll, &socket) {
-                Ok(()) => Step::Connected(socket),
+                Ok(()) => Step::Connected(socket, address),
                 Err(error) => Step::Failed(failure_of(address, error)),
             },
             Err(error) => {

@@ -20,10 +20,10 @@ use super::pool::{Generation, Message};
 use super::process::{Login, Process};
 use super::upkeep::PATIENCE;
 use crate::metrics::bastion::Down;
-use crate::multiplexer::pulse::Pulse;
 use crate::multiplexer::relay::Relay;
 use crate::multiplexer::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use crate::multiplexer::upstream::resolver::{Answer, Resolver};
+use crate::pulse::Pulse;
 
 /// How often a login, or an `ssh` on its way out, is looked at; a look-up or a dial, which tells of its end itself
 /// and may go on for as long as a bastion is down; and everything else.
@@ -265,7 +265,7 @@ impl Keeper {
                 };
                 self.fail(id, (down, failure.message));
             }
-            Step::Connected(tcp) => {
+            Step::Connected(tcp, _) => {
                 let (epoll, data) = (self.epoll.as_fd(), id * STRIDE);
                 let running = Running::start(
                     id,

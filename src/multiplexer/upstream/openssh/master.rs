@@ -131,7 +131,7 @@ impl Running {
                 received: cluster.metrics.received.clone(),
                 down: down.clone(),
             }),
-            ended: Box::new(move |_| inbox.send(Message::LinkEnded(id))),
+            ended: Box::new(move |_, _| inbox.send(Message::LinkEnded(id))),
         });
         Ok(Self {
             process,

@@ -39,6 +39,7 @@ pub use process::Login;
 
 /// A bastion, and who we are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bastion {
     /// Name or address, without brackets.
     pub host: String,
@@ -52,8 +53,23 @@ pub struct Bastion {
     pub ssh_config_path: Option<PathBuf>,
     /// Further options, as `Name=value`. Those that make the connections work are ours and stand before them.
     pub ssh_options: Vec<String>,
-    /// Streams on one connection.
+    /// Streams on one connection, 1 to 1000.
     pub max_streams: usize,
+}
+
+impl Bastion {
+    /// The one at `host` and port 22, to log in there as ssh decides, for at most 100 streams a connection.
+    pub fn new(host: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            port: 22,
+            user: None,
+            identity_file: None,
+            ssh_config_path: None,
+            ssh_options: Vec::new(),
+            max_streams: 100,
+        }
+    }
 }
 
 impl std::fmt::Display for Bastion {

@@ -11,9 +11,9 @@ use super::lease::{Cluster, Tell};
 use super::process::Login;
 use crate::metrics::bastion::ClusterMetrics;
 use crate::multiplexer::inbox::Inbox;
-use crate::multiplexer::pulse::Pulse;
-use crate::multiplexer::relay::{self, Relay};
+use crate::multiplexer::relay::Relay;
 use crate::multiplexer::upstream::resolver::Answer;
+use crate::pulse::{self, Pulse};
 
 /// The number of the credential that is served now, which grows; `None` before the first.
 pub type Generation = Box<dyn FnMut() -> Option<u64> + Send>;
@@ -108,9 +108,14 @@ impl Pool {
 
     /// Why a stream could not be opened now: a sentence.
     pub fn problem(&self) -> Option<String> {
+        self.hang().or_else(|| self.cluster.problem())
+    }
+
+    /// Why its thread does no work any more.
+    pub fn hang(&self) -> Option<String> {
         let thread = self.thread.as_ref()?;
-        relay::thread_problem("mux-masters", thread, &self.pulse, &self.cluster.inbox)
-            .or_else(|| self.cluster.problem())
+        let wake = || self.cluster.inbox.wake();
+        pulse::problem("mux-masters", thread, &self.pulse, wake)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -56,7 +56,7 @@ impl Process {
             None,
         )?;
         fcntl_setfl(&link, OFlags::NONBLOCK)?;
-        let mut command = Command::new("ssh");
+        let mut command = crate::program::command("ssh");
         command
             .args(login.arguments(&name))
             .current_dir(control.path())

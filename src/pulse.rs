@@ -1,6 +1,7 @@
 //! Whether a thread still gets through its work.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A round of work takes microseconds; one that takes this long hangs in something.
@@ -50,6 +51,72 @@ impl Pulse {
         let began = Duration::from_millis(began);
         let took = self.origin.elapsed().saturating_sub(began);
         (took > STALL).then_some(took)
+    }
+}
+
+/// Why a thread does no work any more. One that waits is woken: the next one to look knows whether it was.
+pub fn problem(
+    name: &str,
+    thread: &JoinHandle<()>,
+    pulse: &Pulse,
+    wake: impl FnOnce(),
+) -> Option<String> {
+    if thread.is_finished() {
+        return Some(format!(
+            "the thread {name} has ended unexpectedly: restart tbot"
+        ));
+    }
+    if pulse.ask() {
+        wake();
+    }
+    let stall = pulse.stall()?.as_secs();
+    Some(format!(
+        "the thread {name} has been stuck for {stall} s (/debug/pprof/threads shows where): restart tbot"
+    ))
+}
+
+/// The pulse of a thread that waits for a descriptor, and can be woken to beat.
+#[cfg(feature = "identity")]
+#[derive(Debug)]
+pub struct Waiter {
+    pub pulse: Pulse,
+    wake: std::os::fd::OwnedFd,
+}
+
+#[cfg(feature = "identity")]
+impl Waiter {
+    pub fn new() -> std::io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let pulse = Pulse::default();
+        Ok(Self { pulse, wake })
+    }
+
+    /// Blocks until `awaited` has something to read, or an end.
+    pub fn wait(&self, awaited: impl std::os::fd::AsFd) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        loop {
+            let mut both = [
+                PollFd::new(&awaited, PollFlags::IN),
+                PollFd::new(&self.wake, PollFlags::IN),
+            ];
+            self.pulse.rest();
+            let polled = poll(&mut both, None);
+            self.pulse.beat();
+            let [awaited, wake] = both.map(|one| !one.revents().is_empty());
+            if wake {
+                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            }
+            if awaited || polled.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the wait for a moment.
+    pub fn wake(&self) {
+        // Fails only where the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
 
