@@ -25,6 +25,13 @@ use crate::metrics::LogMetrics;
 /// Lines that wait for stderr.
 const QUEUE: usize = 1024;
 
+/// Bytes of lines that are written at once.
+const AT_ONCE: usize = 64 * 1024;
+
+/// How long the next lines gather behind those just written: a line that finds the thread busy need not wake it,
+/// which costs more than the line.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// How long the end of the program waits for a stderr that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -171,10 +178,13 @@ impl Writer {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
-            match message {
-                Ok(Message::Line(line)) => write(&line),
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            let stop = match message {
+                Ok(Message::Line(line)) => write_all_of(line, messages),
+                Err(RecvTimeoutError::Timeout) => false,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => true,
+            };
+            if stop {
+                break;
             }
             self.tell_counted(false);
             let dropped = self.dropped.get();
@@ -201,9 +211,26 @@ impl Writer {
     }
 }
 
-fn write(line: &[u8]) {
+/// Writes a line and those behind it, and waits for more of them; true at the end.
+fn write_all_of(mut lines: Vec<u8>, messages: &Receiver<Message>) -> bool {
+    let mut stop = false;
+    while lines.len() < AT_ONCE && !stop {
+        match messages.try_recv() {
+            Ok(Message::Line(line)) => lines.extend(line),
+            Ok(Message::Stop) => stop = true,
+            Err(_) => break,
+        }
+    }
+    write(&lines);
+    if !stop {
+        std::thread::sleep(GATHER);
+    }
+    stop
+}
+
+fn write(lines: &[u8]) {
     // Nobody is left to tell where stderr is closed.
-    let _ = io::stderr().write_all(line);
+    let _ = io::stderr().write_all(lines);
 }
 
 fn lock(folds: &Mutex<Folds>) -> MutexGuard<'_, Folds> {
