@@ -20,7 +20,7 @@ use tiny_http::{HTTPVersion, ResponseBox};
 use super::encoding::encoded;
 use super::listener::Service;
 use super::request::{self, Head, Refused};
-use super::response::{Form, complete, print, text};
+use super::response::{Fixed, Form, complete, print, text};
 use super::routes::{Answer, refusal};
 use crate::metrics::Unserved;
 
@@ -37,6 +37,7 @@ const OUTPUT_KEPT: usize = 64 * 1024;
 pub(super) struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
+    fixed: Fixed,
 }
 
 /// A connection as the accept thread sees it.
@@ -128,6 +129,7 @@ impl Buffers {
         Self {
             input: vec![0; head_bytes].into(),
             output: Vec::new(),
+            fixed: Fixed::default(),
         }
     }
 }
@@ -198,7 +200,11 @@ impl Connection {
     #[inline(never)] // a frame with a name in profiles
     pub fn serve(&self, service: &Service, buffers: &mut Buffers) {
         let limits = &service.limits;
-        let Buffers { input, output } = buffers;
+        let Buffers {
+            input,
+            output,
+            fixed,
+        } = buffers;
         // What is read and not answered: `input[start..end]`.
         let (mut start, mut end) = (0, 0);
         // Of the head that has begun. The first one begins with the connection.
@@ -210,7 +216,7 @@ impl Connection {
             match request::parse(&input[start..end], &mut headers) {
                 Ok(Some(head)) => {
                     self.enter(Phase::Answering, idle_since);
-                    let keep_alive = self.answer(service, &head, output);
+                    let keep_alive = self.answer(service, &head, output, fixed);
                     start += head.length;
                     if let Err(error) = self.send(output, limits.write) {
                         if error.kind() == ErrorKind::TimedOut {
@@ -275,11 +281,17 @@ impl Connection {
     }
 
     /// Prints the answer to a request into `output`; returns whether the connection stays open.
-    fn answer(&self, service: &Service, head: &Head<'_>, output: &mut Vec<u8>) -> bool {
+    fn answer(
+        &self,
+        service: &Service,
+        head: &Head<'_>,
+        output: &mut Vec<u8>,
+        fixed: &mut Fixed,
+    ) -> bool {
         let mut form = Form {
             version: head.version.clone(),
             head_only: head.request.is_head(),
-            keep_alive: head.keep_alive,
+            keep_alive: head.keep_alive && !service.is_stopping(),
         };
         output.clear();
         let begin = Instant::now();
@@ -287,9 +299,15 @@ impl Connection {
         let mut status = 500;
         let printed = catch_unwind(AssertUnwindSafe(|| {
             let response = match service.routes.answer(&head.request) {
+                Answer::Fixed(body) => {
+                    fixed.print(body, &form, output)?;
+                    status = 200;
+                    return Ok(());
+                }
                 Answer::Ready(response) => response,
                 Answer::Long(run) => self.run_long(service, run, &mut form),
             };
+            // Asked again, as the answer may have taken its time.
             form.keep_alive &= !service.is_stopping();
             #[cfg(feature = "gzip")]
             let response = encoded(response, &head.request)?;

@@ -1,6 +1,6 @@
 //! Metrics as Prometheus' text format has them (version 0.0.4).
 //!
-//! What `prometheus::TextEncoder` writes, byte by byte, for a third of what that costs: it builds a string for each
+//! What `prometheus::TextEncoder` writes, byte by byte, for half of what that costs: it builds a string for each
 //! number, formats whole ones as fractions, and writes the labels of a histogram anew for each bucket.
 
 use std::fmt::Write;

@@ -70,6 +70,8 @@ type Long = dyn Fn(&Request<'_>, &Client<'_>) -> ResponseBox + Send + Sync;
 
 /// What a route says to a request.
 pub(super) enum Answer<'a> {
+    /// 200, with this text: always the same, so that no response need be made of it.
+    Fixed(&'static str),
     /// The answer.
     Ready(ResponseBox),
     /// It takes long: seconds of work or of waiting, bounded in number.
@@ -134,6 +136,7 @@ impl Routes {
             Err(refused) => return refusal(&refused),
         };
         let answered = catch_unwind(AssertUnwindSafe(|| match self.answer(&request) {
+            Answer::Fixed(body) => complete(text(200, body)),
             Answer::Ready(response) => response,
             Answer::Long(run) => run(client),
         }));
@@ -150,6 +153,7 @@ impl Routes {
     /// The table.
     pub(super) fn answer<'a>(&'a self, request: &'a Request<'a>) -> Answer<'a> {
         match self.find(request) {
+            Answer::Fixed(body) => Answer::Fixed(body),
             Answer::Ready(response) => Answer::Ready(complete(response)),
             Answer::Long(run) => Answer::Long(Box::new(move |client| complete(run(client)))),
         }
@@ -159,7 +163,7 @@ impl Routes {
         let path = request.path();
         let response = match path {
             "/" => self.index(request),
-            "/livez" => text(200, "OK"),
+            "/livez" => return Answer::Fixed("OK"),
             "/readyz" => self.readyz(None),
             "/metrics" => self.metrics(),
             "/wait" => return self.wait(None),

@@ -39,7 +39,7 @@ impl Said {
         let mut said = Self {
             level: *event.metadata().level(),
             message: String::new(),
-            fields: Vec::new(),
+            fields: Vec::with_capacity(event.metadata().fields().len()),
         };
         event.record(&mut said);
         said
@@ -65,21 +65,20 @@ impl Said {
             Level::DEBUG => "34",
             Level::TRACE => "35",
         };
-        let paint = |line: &mut String, code: &str, text: fmt::Arguments<'_>| {
-            // Writing to a string does not fail, here and below.
-            let _ = match colours {
-                true => write!(line, "\x1b[{code}m{text}\x1b[0m"),
-                false => line.write_fmt(text),
-            };
+        // Without a format, as this is most of a line.
+        let paint = |line: &mut String, code: &str, begin: &str, end: &str| match colours {
+            true => line.extend(["\x1b[", code, "m", begin, end, "\x1b[0m"]),
+            false => line.extend([begin, end]),
         };
-        paint(line, "2", format_args!("{}", time(at)));
+        paint(line, "2", &time(at).to_string(), "");
         line.push(' ');
-        paint(line, colour, format_args!("{:>5}", self.level.as_str()));
+        let level = self.level.as_str();
+        paint(line, colour, &"     "[level.len()..], level);
         line.push(' ');
         escape(line, &self.message, "", text_escape);
         for (name, value) in &self.fields {
             line.push(' ');
-            paint(line, "2", format_args!("{name}="));
+            paint(line, "2", name, "=");
             match value {
                 Value::Figure(figure) => line.push_str(figure),
                 Value::Text(text) if is_a_word(text) => line.push_str(text),
@@ -94,6 +93,7 @@ impl Said {
 
     fn json(&self, line: &mut String, at: SystemTime) {
         let level = self.level.as_str();
+        // Writing to a string does not fail, here and below.
         let _ = write!(
             line,
             "{{\"timestamp\":\"{}\",\"level\":\"{level}\",\"message\":",
@@ -164,8 +164,18 @@ fn time(at: SystemTime) -> humantime::Rfc3339Timestamp {
 
 /// What is written as it is, without quotes.
 fn is_a_word(text: &str) -> bool {
-    let is_plain = |c: char| !c.is_whitespace() && !"\"\\=".contains(c) && !is_harmful(c);
-    !text.is_empty() && text.chars().all(is_plain)
+    let is_one = |c: char| !c.is_whitespace() && !"\"\\=".contains(c) && !is_harmful(c);
+    let (plain, rest) = split_plain(text);
+    let parts = plain.bytes().any(|byte| matches!(byte, b' ' | b'='));
+    !text.is_empty() && !parts && rest.chars().all(is_one)
+}
+
+/// The text up to what is not plain in any format: nearly always all of it, and told without looking at characters.
+fn split_plain(text: &str) -> (&str, &str) {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    // In front of which all is ASCII, so that a character begins there.
+    let end = text.as_bytes().iter().position(|byte| !is_plain(byte));
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 /// What could end a line, move or colour what a terminal shows, or show text in another order than it is in (Unicode's
@@ -184,7 +194,9 @@ pub(crate) fn harmless(text: &str) -> String {
 
 /// Adds `text` with what is harmful or in `also` as `replace` writes it.
 fn escape(line: &mut String, text: &str, also: &str, replace: fn(&mut String, char)) {
-    for c in text.chars() {
+    let (plain, rest) = split_plain(text);
+    line.push_str(plain);
+    for c in rest.chars() {
         match is_harmful(c) || also.contains(c) {
             true => replace(line, c),
             false => line.push(c),

@@ -26,6 +26,13 @@ use crate::metrics::LogMetrics;
 /// Lines that wait for stderr.
 const QUEUE: usize = 1024;
 
+/// Bytes of lines that are written at once.
+const AT_ONCE: usize = 64 * 1024;
+
+/// How long the next lines gather behind those just written: a line that finds the thread busy need not wake it,
+/// which costs more than the line.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// How long the end of the program waits for a stderr that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -181,13 +188,16 @@ impl Writer {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
-            let all = matches!(message, Ok(Message::Counted));
-            match message {
-                Ok(Message::Line(line)) => write(&line),
-                Ok(Message::Counted) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            let next = match message {
+                Ok(Message::Line(line)) => write_all_of(line, messages),
+                Ok(other) => Some(other),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
+            };
+            if matches!(next, Some(Message::Stop)) {
+                break;
             }
-            self.tell_counted(all);
+            self.tell_counted(matches!(next, Some(Message::Counted)));
             let dropped = self.dropped.get();
             if dropped > told {
                 let n = dropped - told;
@@ -212,9 +222,26 @@ impl Writer {
     }
 }
 
-fn write(line: &[u8]) {
+/// Writes a line and those behind it, and waits for more of them; gives back what came that is no line.
+fn write_all_of(mut lines: Vec<u8>, messages: &Receiver<Message>) -> Option<Message> {
+    let mut next = None;
+    while lines.len() < AT_ONCE && next.is_none() {
+        match messages.try_recv() {
+            Ok(Message::Line(line)) => lines.extend(line),
+            Ok(other) => next = Some(other),
+            Err(_) => break,
+        }
+    }
+    write(&lines);
+    if next.is_none() {
+        std::thread::sleep(GATHER);
+    }
+    next
+}
+
+fn write(lines: &[u8]) {
     // Nobody is left to tell where stderr is closed.
-    let _ = io::stderr().write_all(line);
+    let _ = io::stderr().write_all(lines);
 }
 
 fn lock(folds: &Mutex<Folds>) -> MutexGuard<'_, Folds> {

@@ -9,12 +9,13 @@ use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::client;
+use super::splice::Pipe;
 
 /// What one read takes at most, and so what a full side can leave over.
 ///
 /// Measured on 2 cores, a Unix socket to TCP and back: 16 KiB as fast as HAProxy 2.6, 32 KiB 1.1 to 1.3
-/// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). splice(2) by a pipe for the
-/// thread: 0.5 to 0.8 times towards TCP, and no faster the other way, so bytes are copied.
+/// times, 64 KiB 0.5 to 0.7 times (it no longer fits the nearest caches). For what need not be copied see
+/// [`Pipe`].
 ///
 /// A little more than 32 KiB, as ssh writes packets of that and some tens of bytes, which would be a read and a
 /// segment of their own.
@@ -22,6 +23,10 @@ pub const BUFFER: usize = 36 * 1024;
 
 /// Bytes one direction may move before the others of its thread have their turn.
 const TURN: usize = 16 * BUFFER;
+
+/// From so many bytes on a flow is bulk: those of reads that are not small.
+const BULK: usize = 4 << 20;
+const SMALL: usize = 8 * 1024;
 
 /// A socket and what its last events said. Both hold until a call says EAGAIN, since epoll speaks
 /// only of changes.
@@ -51,6 +56,10 @@ pub struct Flow {
     /// Read, not written yet; starts at `written`.
     rest: Vec<u8>,
     written: usize,
+    /// The same for bulk from a target to its client; one that falls silent keeps it until there is more, or the end.
+    pipe: Option<Pipe>,
+    /// Bytes, at most [`BULK`].
+    counted: usize,
     /// The source has ended.
     pub eof: bool,
     /// Nothing more will be moved.
@@ -88,7 +97,7 @@ impl Flow {
         let mut end = End::Waiting;
         while !self.done {
             if !self.rest.is_empty() {
-                match write(to, &self.rest[self.written..]) {
+                match write_bytes(to, &self.rest[self.written..]) {
                     Ok(n) => {
                         moved += n;
                         self.written += n;
@@ -101,8 +110,17 @@ impl Flow {
                 // The allocation goes, too: an idle pair holds none.
                 (self.rest, self.written) = (Vec::new(), 0);
             }
+            if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.filled() > 0) {
+                match write(to, pipe.filled(), |socket, _| pipe.drain(socket)) {
+                    Ok(n) => moved += n,
+                    Err(error) => return (self.fail(error), moved),
+                }
+                if pipe.filled() > 0 {
+                    break;
+                }
+            }
             if self.eof {
-                self.done = true;
+                (self.done, self.pipe) = (true, None);
                 // Fails where the other side is gone, which its own direction finds out.
                 let _ = shutdown(&to.socket, Shutdown::Write);
                 break;
@@ -113,16 +131,33 @@ impl Flow {
             if moved + thrown >= TURN {
                 return (End::Turn, moved);
             }
-            match read(from, buffer) {
+            self.choose(from, to);
+            let got = match &mut self.pipe {
+                Some(pipe) => pipe.fill(&from.socket),
+                None => read(from, buffer),
+            };
+            match got {
                 Ok(0) => self.eof = true,
+                Ok(n) if self.pipe.is_some() => {
+                    if n < SMALL {
+                        self.counted = 0;
+                    }
+                }
                 Ok(n) if self.deaf => thrown += n,
-                Ok(n) => match write(to, &buffer[..n]) {
+                Ok(n) => match write_bytes(to, &buffer[..n]) {
                     Ok(written) => {
                         moved += written;
                         self.rest.extend_from_slice(&buffer[written..n]);
+                        if n >= SMALL {
+                            self.counted = BULK.min(self.counted + n);
+                        }
                     }
                     Err(error) => return (self.fail(error), moved),
                 },
+                // It cannot, or may not.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) if self.pipe.is_some() => {
+                    self.counted = 0;
+                }
                 Err(Errno::AGAIN) => from.readable = false,
                 Err(Errno::INTR) => {}
                 Err(error) => (self.eof, end) = (true, End::Source(error)),
@@ -131,17 +166,32 @@ impl Flow {
         (end, moved)
     }
 
+    /// Has a pipe for what is read next, or none.
+    fn choose(&mut self, from: &Side, to: &Side) {
+        let is_direct = to.passes_descriptors && from.link.is_none();
+        if !is_direct || self.deaf || self.counted < BULK {
+            self.pipe = None;
+        } else if self.pipe.is_none() {
+            self.pipe = Pipe::new();
+            if self.pipe.is_none() {
+                self.counted = 0;
+            }
+        }
+    }
+
     /// Goes on after its destination has failed, for the sake of the source alone: one that waits for its bytes to be
     /// taken might read nothing itself until then.
     pub fn discard(&mut self) {
         self.done = false;
         self.deaf = true;
+        self.pipe = None;
     }
 
     /// Ends this direction, as its destination takes nothing any more.
     fn fail(&mut self, error: Errno) -> End {
         self.done = true;
         self.rest = Vec::new();
+        self.pipe = None;
         End::Destination(error)
     }
 }
@@ -182,11 +232,21 @@ fn is_drained(read: usize, wanted: usize, from: &Side) -> bool {
     read < wanted && !from.ending
 }
 
-/// Writes what the socket takes now; 0 when it is full.
-fn write(to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
+fn write_bytes(to: &mut Side, bytes: &[u8]) -> Result<usize, Errno> {
+    write(to, bytes.len(), |socket, at| {
+        send(socket, &bytes[at..], SendFlags::NOSIGNAL)
+    })
+}
+
+/// Writes what the socket takes now of so many bytes; 0 when it is full.
+fn write(
+    to: &mut Side,
+    length: usize,
+    mut send: impl FnMut(&OwnedFd, usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     let mut written = 0;
-    while written < bytes.len() && to.writable {
-        match send(&to.socket, &bytes[written..], SendFlags::NOSIGNAL) {
+    while written < length && to.writable {
+        match send(&to.socket, written) {
             Ok(n) => written += n,
             Err(Errno::AGAIN) => to.writable = false,
             Err(Errno::INTR) => {}

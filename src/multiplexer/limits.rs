@@ -40,7 +40,7 @@ const EACH_BASTION: u64 = 6;
 /// How many connections each of `multiplexers` in this process, with so many `bastions` among them, can serve by
 /// its limit of file descriptors, of which the soft one is raised to the hard one first.
 pub fn affordable_connections(multiplexers: usize, bastions: usize) -> usize {
-    /// Diagnostics, files, threads' own, and further attempts at targets with several addresses.
+    /// Diagnostics, files, threads' own, pipes, and further attempts at targets with several addresses.
     const RESERVE: u64 = 192;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -51,6 +51,7 @@ mod relay;
 pub(crate) mod request;
 pub(crate) mod routes;
 mod setup;
+mod splice;
 mod tell;
 mod templates;
 pub(crate) mod upstream;

@@ -157,6 +157,45 @@ fn a_client_that_does_not_read_loses_nothing_and_blocks_nobody() {
 }
 
 #[test]
+fn bulk_for_more_clients_than_have_pipes_arrives_whole_and_goes_on_with_little() {
+    const CLIENTS: usize = 20;
+    const LENGTH: usize = 16 << 20;
+    let source = Server::start(|mut stream| {
+        send_noise(&mut stream, LENGTH);
+        echo(stream);
+    });
+    let tbot = Tbot::start();
+    let pipes = || {
+        let all = procfs::descriptor_list(tbot.pid());
+        all.iter().filter(|one| one.starts_with("pipe:")).count()
+    };
+    let before = pipes();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| dial(&tbot, source.address)).collect();
+    for client in &mut clients {
+        assert_noise(client, LENGTH / 2);
+    }
+    // Those who do not read now have some in them, each two descriptors.
+    until("pipes in use, and not too many", || {
+        let now = pipes();
+        (before < now && now <= before + 32).then_some(())
+    });
+    for client in &mut clients {
+        assert_noise_from(client, LENGTH / 2 / 16, LENGTH);
+        for _ in 0..100 {
+            assert_echoes(client, b"little");
+        }
+    }
+    // What is little needs none.
+    assert_eq!(pipes(), before);
+    for client in &mut clients {
+        client.shutdown(Shutdown::Write).expect("it is open");
+        assert_eq!(read_to_end(client), b"");
+    }
+    drop(clients);
+    tbot.await_ended(CLIENTS as u64);
+}
+
+#[test]
 fn a_client_that_goes_away_ends_a_target_that_sends_for_ever() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
     assert_echoes(&mut dial(&tbot, echo.address), b"warm");
