@@ -188,7 +188,9 @@ fn it_shows_defaults_and_variables_as_the_help_does() {
     help += &succeed(tbot.args(["install", "systemd", "--help"]));
     let mut row = String::new();
     for line in help.lines().filter(|line| line.starts_with("  ")) {
-        if let Some(flag) = words(line, "--", is_of_a_flag).next() {
+        // What is said of one may name another.
+        let is_term = !line.starts_with("          ");
+        if let Some(flag) = words(line, "--", is_of_a_flag).next().filter(|_| is_term) {
             // With its value, as two commands may have flags of one name.
             let form = line.trim_start().split(", ").last().unwrap_or_default();
             let form = format!("`{}`", form.replace('|', "\\|"));
