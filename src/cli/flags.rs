@@ -175,7 +175,7 @@ pub(super) static FLAGS: &[Flag] = &[
         short: None,
         kind: Kind::Directory("DIR"),
         env: None,
-        default: "/run/UNIT, or that of the configuration",
+        default: "/run/UNIT without --config, else none",
         help: "Directory of the multiplexer; with a configuration, of one beside those of it: a path or file:///path",
         scope: Scope::Install,
         target: Target::Command,
