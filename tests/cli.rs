@@ -90,7 +90,7 @@ fn help_has_every_flag_with_its_default_and_variable() {
         ("    --group GROUP", "[default: that of the user]"),
         (
             "    --destination DIR",
-            "[default: /run/UNIT, or that of the configuration]",
+            "[default: /run/UNIT without --config, else none]",
         ),
         (
             "    --systemd-directory PATH",
