@@ -16,7 +16,7 @@ use crate::common::v1::{
     Errors, assert_echoes, assert_refused, connect, dial, dial_with_stderr, read_to_end, request,
     send_with_descriptors,
 };
-use crate::common::wait::{PATIENCE, until};
+use crate::common::wait::until;
 
 #[test]
 fn a_client_that_has_sent_all_still_gets_the_answer() {
@@ -234,6 +234,7 @@ fn a_client_that_goes_away_unread_ends_a_target_that_waits_to_be_read() {
 }
 
 #[test]
+#[cfg(feature = "pprof")] // once: it takes its time
 fn a_client_that_goes_away_ends_a_target_that_never_reads() {
     let tbot = Tbot::start();
     let (leave, left) = std::sync::mpsc::channel::<()>();
@@ -250,6 +251,7 @@ fn a_client_that_goes_away_ends_a_target_that_never_reads() {
 }
 
 #[test]
+#[cfg(feature = "pprof")] // once: it takes its time
 fn what_a_client_that_goes_away_has_sent_reaches_a_target_that_is_slow() {
     const BYTES: usize = 400_000;
     let tbot = Tbot::start();
@@ -269,7 +271,10 @@ fn what_a_client_that_goes_away_has_sent_reaches_a_target_that_is_slow() {
     let mut client = dial(&tbot, slow.address);
     client.write_all(&vec![7; BYTES]).expect("tbot takes it");
     drop(client);
-    assert_eq!(finished.recv_timeout(PATIENCE), Ok(BYTES));
+    assert_eq!(
+        finished.recv_timeout(crate::common::wait::PATIENCE),
+        Ok(BYTES)
+    );
     assert_eq!(tbot.await_ended(1).ok, 1);
 }
 
