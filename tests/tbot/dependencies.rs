@@ -169,6 +169,38 @@ fn its_package_is_what_builds_and_checks_it() {
     }
 }
 
+#[test]
+fn what_the_tests_use_changes_nothing_in_the_static_program() {
+    // `make test` builds it along with an example, for which cargo takes the features that either asks of a crate;
+    // `make reproducible` without.
+    let built = |edges: &str| {
+        let mut tree = Command::new(env!("CARGO"));
+        tree.current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["tree", "--locked", "--prefix=none", "--format={p} {f}"])
+            .args([edges, "--target=x86_64-unknown-linux-gnu"])
+            .args(["--no-default-features", "--features=cli,pprof"]);
+        let lines = succeed(&mut tree);
+        let lines = lines
+            .lines()
+            .map(|line| line.trim_end_matches(" (*)").to_owned());
+        // Those of procedural macros are in no program.
+        let is_in = |line: &String| {
+            !["proc-macro2 ", "syn "]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        lines.filter(is_in).collect::<BTreeSet<_>>()
+    };
+    let (alone, along) = (built("--edges=normal"), built("--edges=normal,dev"));
+    let name = |line: &str| line.split(' ').next().map(str::to_owned);
+    let names: BTreeSet<_> = alone.iter().map(|line| name(line)).collect();
+    let other: Vec<_> = along
+        .difference(&alone)
+        .filter(|line| names.contains(&name(line)))
+        .collect();
+    assert!(other.is_empty(), "{other:#?}");
+}
+
 /// How many other crates are compiled for the library or program with `features`.
 fn crates(features: &str) -> usize {
     tree(features).len()
