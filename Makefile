@@ -5,7 +5,7 @@ RUSTC ?= rustc
 TRIPLE = $(shell $(RUSTC) -vV | sed -n 's/^host: //p')
 OUT = $(abspath $(or $(CARGO_TARGET_DIR),target))
 STATIC = $(OUT)/$(TRIPLE)/release/tbot
-STATIC_LIMIT = 4000000
+STATIC_LIMIT = $(if $(PACKED),4000000,4150000)
 , := ,
 # Without `lines`: it has no debug information.
 STATIC_FEATURES = cli,pprof
