@@ -330,12 +330,16 @@ fn show<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, 
     }
 }
 
-/// A time in seconds since 1970, in UTC. One that has more than four digits for its year is shown as the last of
-/// these: `humantime` fails for it, as for one before 1970, and who formats it panics then.
+/// A time in seconds since 1970, in UTC; at most [`at_most_9999`].
 pub(crate) fn rfc3339(seconds: u64) -> impl std::fmt::Display {
-    const LAST: u64 = 253_402_300_799;
-    let since = Duration::from_secs(seconds.min(LAST));
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since)
+    humantime::format_rfc3339_seconds(at_most_9999(Duration::from_secs(seconds)))
+}
+
+/// The time that long after 1970. One that has more than four digits for its year is the last of these: `humantime`
+/// fails for it, as for one before 1970, and who formats it panics then.
+pub(crate) fn at_most_9999(since: Duration) -> SystemTime {
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    SystemTime::UNIX_EPOCH + since.min(LAST)
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! A key with its certificate: what a client shows to a server.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ssh_key::HashAlg;
 
 use super::Certificate;
 use super::key::Key;
+use crate::readyz::at_most_9999;
 
 /// SSH_AGENT_RSA_SHA2_256 (draft-ietf-sshm-ssh-agent, "Signature flags").
 const RSA_SHA2_256: u32 = 2;
@@ -123,6 +124,5 @@ fn valid(certificate: &Certificate, now: SystemTime) -> bool {
 
 /// A time of a certificate, at most the year 9999.
 fn at(seconds: u64) -> SystemTime {
-    const LAST: u64 = 253_402_300_799;
-    UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(LAST))
+    at_most_9999(Duration::from_secs(seconds))
 }

@@ -3,10 +3,12 @@
 //! Escaping is done here and nowhere else, so that no event can forget it.
 
 use std::fmt::{self, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
+
+use crate::readyz::at_most_9999;
 
 /// How much of one value is shown, in bytes: no line is longer than a few of these.
 const LONGEST: usize = 4096;
@@ -157,9 +159,8 @@ impl Visit for Said {
 
 /// In UTC, with microseconds (RFC 3339); the formatter knows the years from 1970 to 9999.
 fn time(at: SystemTime) -> humantime::Rfc3339Timestamp {
-    const LAST: Duration = Duration::from_secs(253_402_300_799);
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    humantime::format_rfc3339_micros(UNIX_EPOCH + since.min(LAST))
+    humantime::format_rfc3339_micros(at_most_9999(since))
 }
 
 /// What is written as it is, without quotes.
@@ -229,6 +230,7 @@ fn json_string(line: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn said(text: &str) -> Said {
         let mut said = Said {
