@@ -10,7 +10,7 @@ use crate::stage::Stage;
 use crate::ways::Way;
 
 /// Clients at once.
-const CLIENTS: usize = 8;
+pub const CLIENTS: usize = 8;
 
 /// How long each turn opens new ones. A login each takes longer.
 const TIME: Duration = Duration::from_millis(1000);
@@ -26,24 +26,31 @@ pub fn measure(ways: &[&dyn Way], level: usize, stage: &Stage, plan: &Plan, repo
                 false => TIME,
             };
             let time = time / plan.divisor as u32;
-            let (before, began) = (Cpu::of(&processes), Instant::now());
-            let count = AtomicUsize::new(0);
-            std::thread::scope(|scope| {
-                for _ in 0..CLIENTS {
-                    scope.spawn(|| {
-                        while began.elapsed() < time {
-                            way.open(stage.greeting(), b"").first_byte();
-                            count.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
-                }
+            let before = Cpu::of(&processes);
+            let (took, count) = repeat(time, || {
+                way.open(stage.greeting(), b"").first_byte();
             });
-            let (took, count) = (began.elapsed().as_secs_f64(), count.into_inner() as f64);
             let spent = Cpu::of(&way.processes()).since(&before);
             report.add(&rate(level), way.name(), count / took);
             report.add(&cost(level), way.name(), spent / count);
         }
     }
+}
+
+/// Has all clients do the same over and over for so long; gives the seconds it took, and how often they did.
+pub fn repeat(time: Duration, work: impl Fn() + Sync) -> (f64, f64) {
+    let (began, count) = (Instant::now(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while began.elapsed() < time {
+                    work();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (began.elapsed().as_secs_f64(), count.into_inner() as f64)
 }
 
 /// The rows of the table.

@@ -3,19 +3,16 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Plan;
+use crate::churn::{CLIENTS, repeat};
 use crate::common::server::Server;
 use crate::cost::{Cpu, memory};
 use crate::frame::{Of, Report, Unit, Wanted};
 use crate::held::PAGE;
 use crate::peers::{Proxy, Target};
 use crate::targets::{drain, flood, receive, send, start_echo};
-
-/// Clients at once.
-const CLIENTS: usize = 8;
 
 /// How long each turn opens new ones.
 const TIME: Duration = Duration::from_millis(1000);
@@ -115,19 +112,8 @@ fn rows(levels: &[usize], report: &mut Report) {
 fn churn(proxy: &Proxy, plan: &Plan, report: &mut Report) {
     let time = TIME / plan.divisor as u32;
     let processes = [proxy.pid()];
-    let (before, began) = (Cpu::of(&processes), Instant::now());
-    let count = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                while began.elapsed() < time {
-                    open(proxy);
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    let (took, count) = (began.elapsed().as_secs_f64(), count.into_inner() as f64);
+    let before = Cpu::of(&processes);
+    let (took, count) = repeat(time, || drop(open(proxy)));
     report.add(RATE, proxy.name(), count / took);
     let spent = Cpu::of(&processes).since(&before);
     report.add(COST, proxy.name(), spent / count);
