@@ -310,7 +310,7 @@ fn every_thread_is_shown_with_its_stack() {
     let server = common::server::Server::echo();
     let tbot = Tbot::with(&["-d"]);
     let mut stream = v1::dial(&tbot, server.address);
-    v1::assert_echoes(&mut stream, b"so that a relay thread has work");
+    v1::assert_echoes(&mut stream, b"so that a thread has work");
     let answer = fetch(tbot.address(), "/debug/pprof/threads");
     assert_eq!(
         answer.header("Content-Type"),
@@ -327,8 +327,7 @@ fn every_thread_is_shown_with_its_stack() {
     }
     for (thread, function) in [
         ("tbot", "tbot::bot::run"),
-        ("mux-accept", "setup::Setup::run"),
-        ("mux-relay-0", "relay::Worker::run"),
+        ("mux-0", "threads::Worker::run"),
         ("diag-accept", "listener::Service::accept"),
         ("log", "logging::Writer::run"),
     ] {

@@ -7,7 +7,8 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
@@ -18,18 +19,24 @@ use rustix::net::{
 /// Threads that may hang in closing at once; descriptors beyond wait for one of them.
 const MOST_THREADS: usize = 8;
 
+/// How long one of them waits for the next descriptor: to start it costs more than all else about a connection.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Descriptors that come with one message at most (SCM_MAX_FD, unix(7)).
 const MOST_DESCRIPTORS: usize = 253;
 
 static CLOSING: Mutex<Closing> = Mutex::new(Closing {
     descriptors: Vec::new(),
     threads: 0,
+    idle: 0,
 });
+static MORE: Condvar = Condvar::new();
 
 /// Descriptors to close, and the threads that do.
 struct Closing {
     descriptors: Vec<OwnedFd>,
     threads: usize,
+    idle: usize,
 }
 
 /// Reads from a client without blocking; every descriptor that comes along goes to `passed`.
@@ -73,8 +80,8 @@ pub fn close(descriptor: OwnedFd) {
     }
     let mut closing = closing();
     closing.descriptors.push(descriptor);
-    if closing.threads == MOST_THREADS {
-        return;
+    if closing.idle >= closing.descriptors.len() || closing.threads == MOST_THREADS {
+        return MORE.notify_one();
     }
     let spawned = std::thread::Builder::new()
         .name("mux-close".into())
@@ -86,10 +93,20 @@ pub fn close(descriptor: OwnedFd) {
 /// Closes what there is to close.
 fn close_all() {
     let mut waiting = closing();
-    while let Some(descriptor) = waiting.descriptors.pop() {
-        drop(waiting);
-        drop(descriptor);
-        waiting = closing();
+    loop {
+        while let Some(descriptor) = waiting.descriptors.pop() {
+            drop(waiting);
+            drop(descriptor);
+            waiting = closing();
+        }
+        waiting.idle += 1;
+        let woken = MORE.wait_timeout(waiting, LINGER);
+        let (now, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+        waiting = now;
+        waiting.idle -= 1;
+        if waited.timed_out() && waiting.descriptors.is_empty() {
+            break;
+        }
     }
     waiting.threads -= 1;
 }

@@ -6,12 +6,10 @@ use super::Error;
 use super::artifacts::Artifacts;
 use super::destination::Destination;
 use super::error::system;
-use super::inbox::Inbox;
 use super::limits::affordable_streams;
 use super::options::{Cluster, Options};
-use super::relay::Relay;
 use super::routes::{Route, Routes};
-use super::setup::Message;
+use super::threads::{Handle, Message};
 use super::upstream::openssh::pool::{Plan, Pool};
 use super::upstream::openssh::{Bastion, Control, DIRECTORY, Login};
 use crate::metrics::MultiplexerMetrics;
@@ -22,7 +20,7 @@ pub fn start(
     clusters: &[Cluster],
     artifacts: &Artifacts,
     metrics: &MultiplexerMetrics,
-    (destination, inbox, relay): (&Destination, &Arc<Inbox<Message>>, &Arc<Relay>),
+    (destination, threads): (&Destination, &Handle),
 ) -> Result<(Routes, Vec<Pool>), Error> {
     let control = match clusters.iter().any(|cluster| cluster.bastion.is_some()) {
         false => None,
@@ -34,7 +32,7 @@ pub fn start(
     };
     let pool = |place: usize, cluster: &Cluster, bastion: &Bastion, control: &Arc<Control>| {
         let name = cluster.known_as().unwrap_or_default();
-        let tell = inbox.clone();
+        let tell = threads.clone();
         let plan = Plan {
             metrics: metrics.bastions.cluster(&name),
             name,
@@ -48,9 +46,11 @@ pub fn start(
             most_streams: affordable_streams(bastion.max_streams),
             dial_timeout: cluster.connect_timeout,
             credential: options.generation(bastion),
-            tell: Box::new(move |who, failure| tell.send(Message::Places(place, who, failure))),
+            tell: Box::new(move |who, failure| {
+                tell.tell(&who, |who| Message::Places(place, who, failure.clone()));
+            }),
         };
-        let pool = Pool::start(plan, relay.clone());
+        let pool = Pool::start(plan, threads.clone());
         pool.map_err(system("start the thread of shared connections"))
     };
     let mut pools = Vec::new();

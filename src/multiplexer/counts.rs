@@ -10,12 +10,31 @@ use super::record::{CUT, OK, Record};
 use super::relay::Carried;
 use crate::metrics::MultiplexerMetrics;
 
+/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
+/// answer, is there. Beyond these they are closed at once.
+const MOST_TURNED_AWAY: usize = 64;
+
+/// Whether a connection can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is.
+    Served,
+    /// Beyond the limit: its request is read and not served.
+    TurnedAway,
+    /// Nor is its request read.
+    None,
+}
+
 /// What the threads of one multiplexer share.
 #[derive(Debug)]
 pub struct Shared {
     /// Counted into by every thread.
     pub metrics: MultiplexerMetrics,
     live: AtomicUsize,
+    served: AtomicUsize,
+    turned_away: AtomicUsize,
+    /// Streams that masters were asked for, in vain or not, and that nobody waits for any more.
+    pub abandoned: AtomicUsize,
     /// Somebody waits for the last connection to end.
     draining: AtomicBool,
     closed: AtomicBool,
@@ -28,6 +47,9 @@ impl Shared {
         Self {
             metrics,
             live: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
+            turned_away: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             idle: Default::default(),
@@ -55,6 +77,22 @@ impl Shared {
         self.notify();
     }
 
+    /// A place, as far as there is one.
+    fn take_place(&self, most: usize) -> Place {
+        let take = |count: &AtomicUsize, most| {
+            let more = |taken| (taken < most).then_some(taken + 1);
+            let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            taken.is_ok()
+        };
+        if take(&self.served, most) {
+            Place::Served
+        } else if take(&self.turned_away, MOST_TURNED_AWAY) {
+            Place::TurnedAway
+        } else {
+            Place::None
+        }
+    }
+
     fn notify(&self) {
         // Under the lock, so that nobody is between looking and waiting.
         let _guard = self.idle.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +103,7 @@ impl Shared {
 /// One accepted connection, for the counters and the log. Dropped without [`InFlight::done`], it is an error.
 pub struct InFlight {
     shared: Arc<Shared>,
+    pub place: Place,
     /// For its line.
     pub record: Record,
     done: bool,
@@ -73,12 +112,13 @@ pub struct InFlight {
 
 impl InFlight {
     /// Counts one that was accepted.
-    pub fn start(shared: &Arc<Shared>) -> Self {
+    pub fn start(shared: &Arc<Shared>, most: usize) -> Self {
         shared.metrics.started.inc();
         shared.metrics.in_flight.inc();
         shared.live.fetch_add(1, Ordering::SeqCst);
         Self {
             shared: shared.clone(),
+            place: shared.take_place(most),
             record: Record::new(),
             done: false,
             logged: false,
@@ -124,10 +164,35 @@ impl Drop for InFlight {
         }
         .inc();
         metrics.in_flight.dec();
+        match self.place {
+            Place::Served => self.shared.served.fetch_sub(1, Ordering::Relaxed),
+            Place::TurnedAway => self.shared.turned_away.fetch_sub(1, Ordering::Relaxed),
+            Place::None => 0,
+        };
         if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1
             && self.shared.draining.load(Ordering::SeqCst)
         {
             self.shared.notify();
         }
+    }
+}
+
+/// One of the streams that nobody waits for any more, until its master has an answer.
+pub struct Abandoned {
+    shared: Arc<Shared>,
+}
+
+impl Abandoned {
+    /// One more.
+    pub fn of(shared: &Arc<Shared>) -> Self {
+        shared.abandoned.fetch_add(1, Ordering::Relaxed);
+        let shared = shared.clone();
+        Self { shared }
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.shared.abandoned.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -121,8 +121,11 @@ impl Flow {
             }
             if self.eof {
                 (self.done, self.pipe) = (true, None);
-                // Fails where the other side is gone, which its own direction finds out.
-                let _ = shutdown(&to.socket, Shutdown::Write);
+                // One whose source is gone altogether is closed at once. It fails where the other side is gone, which
+                // its own direction finds out.
+                if !from.hung_up {
+                    let _ = shutdown(&to.socket, Shutdown::Write);
+                }
                 break;
             }
             if !from.readable || !(to.writable || self.deaf) {

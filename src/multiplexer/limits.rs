@@ -8,7 +8,7 @@ use super::upstream::Failure;
 use crate::errors::plain;
 use crate::metrics::Refusal;
 
-/// What the set-up thread holds every connection to.
+/// What every connection is held to.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// From accept to the complete request.

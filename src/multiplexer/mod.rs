@@ -54,11 +54,11 @@ mod setup;
 mod splice;
 mod tell;
 mod templates;
+mod threads;
 pub(crate) mod upstream;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::error::Error;
@@ -71,16 +71,13 @@ pub use self::upstream::openssh::Bastion;
 use self::artifacts::{Artifacts, Hosts};
 use self::counts::Shared;
 use self::destination::{Destination, Socket};
-use self::inbox::Inbox;
 use self::limits::Limits;
-use self::relay::Relay;
-use self::setup::{Message, Setup};
+use self::threads::{Handle, Message, Plan, Threads};
 use self::upstream::openssh::pool::Pool;
 use crate::errors::plain;
 #[cfg(feature = "identity")]
 use crate::identity::agent::Agent;
 use crate::metrics::MultiplexerMetrics;
-use crate::pulse::{self, Pulse};
 
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
@@ -92,13 +89,10 @@ pub struct Multiplexer {
     destination: Destination,
     sockets: Mutex<Sockets>,
     artifacts: Artifacts,
-    setup: Arc<Inbox<Message>>,
-    thread: Option<JoinHandle<()>>,
-    pulse: Arc<Pulse>,
     max_connections: usize,
-    // Behind the set-up thread, which uses them.
+    // Before the threads, which carry their links.
     pools: Vec<Pool>,
-    relay: Arc<Relay>,
+    threads: Threads,
 }
 
 /// Where clients connect. What looks at them takes a clone, and no lock while it looks.
@@ -119,8 +113,8 @@ impl Sockets {
 }
 
 impl Multiplexer {
-    /// Takes the destination, listens there and starts the threads: one that sets connections up and
-    /// one per core that relays.
+    /// Takes the destination, listens there and starts the threads: one per core that accepts, sets up and relays
+    /// connections.
     ///
     /// The files for clients are written by [`Self::maintain`].
     ///
@@ -170,8 +164,7 @@ impl Multiplexer {
         )))?;
         let shared = Arc::new(Shared::new(metrics.clone()));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let relay = Relay::start(cores, &metrics.sent, &metrics.received).map(Arc::new);
-        let relay = relay.map_err(system("start the relay threads"))?;
+        let threads = Handle::new(cores).map_err(system("prepare the threads"))?;
         let mut allowed_uids = options.allowed_uids.clone();
         allowed_uids.push(rustix::process::geteuid().as_raw());
         let limits = Limits {
@@ -194,8 +187,6 @@ impl Multiplexer {
         let has_agent = agent.is_some();
         #[cfg(not(feature = "identity"))]
         let has_agent = false;
-        let inbox = Inbox::new().map(Arc::new);
-        let inbox = inbox.map_err(system("prepare the set-up thread"))?;
         let clusters = options.all_clusters();
         let hosts: Vec<Hosts> = clusters.iter().map(Hosts::of).collect();
         let artifacts = Artifacts {
@@ -209,24 +200,15 @@ impl Multiplexer {
             &clusters,
             &artifacts,
             metrics,
-            (&destination, &inbox, &relay),
+            (&destination, &threads),
         )?;
-        let setup = Setup::new(
-            shared.clone(),
+        let plan = Plan {
+            shared: shared.clone(),
             limits,
-            relay.clone(),
-            socket.clone(),
-            inbox.clone(),
-            routes,
-        );
-        let setup = setup.map_err(system("prepare the set-up thread"))?;
-        let pulse = setup.pulse();
-        let thread = std::thread::Builder::new()
-            .name("mux-accept".into())
-            .stack_size(256 * 1024);
-        let thread = thread
-            .spawn(move || setup.run())
-            .map_err(system("start the set-up thread"))?;
+            listener: socket.clone(),
+            routes: Arc::new(routes),
+        };
+        let threads = Threads::start(threads, &plan).map_err(system("start the threads"))?;
         Ok(Self {
             shared,
             destination,
@@ -236,12 +218,9 @@ impl Multiplexer {
                 agent,
             }),
             artifacts,
-            setup: inbox,
-            thread: Some(thread),
-            pulse,
             max_connections: options.max_connections,
             pools,
-            relay,
+            threads,
         })
     }
 
@@ -304,7 +283,8 @@ impl Multiplexer {
         };
         if !self.destination.leads_to(&sockets.v1) {
             sockets.v1 = listen(&sockets.v1)?;
-            self.setup.send(Message::Listen(sockets.v1.clone()));
+            let v1 = &sockets.v1;
+            self.tell_all(|| Message::Listen(v1.clone()));
             self.keep(sockets.clone());
         }
         #[cfg(feature = "identity")]
@@ -391,10 +371,8 @@ impl Multiplexer {
     /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
     /// answer is at most 5 s old.
     pub fn hang(&self) -> Option<String> {
-        let thread = self.thread.as_ref()?;
-        let accepting = pulse::problem("mux-accept", thread, &self.pulse, || self.setup.wake());
         let pools = || self.pools.iter().find_map(Pool::hang);
-        let hang = accepting.or_else(|| self.relay.problem()).or_else(pools);
+        let hang = self.threads.problem().or_else(pools);
         #[cfg(feature = "identity")]
         let hang = hang.or_else(|| self.sockets().agent?.hang());
         hang
@@ -416,7 +394,7 @@ impl Multiplexer {
         sockets
             .all()
             .for_each(|socket| self.destination.unlink(socket));
-        self.setup.send(Message::StopAccepting);
+        self.tell_all(|| Message::StopAccepting);
     }
 
     /// Blocks until no connection is left, at most `patience`, after [`Self::stop_accepting`]; true if
@@ -428,21 +406,18 @@ impl Multiplexer {
     /// Closes every connection, and ends [`Self::wait_until_idle`].
     pub(crate) fn close_all(&self) {
         self.shared.close();
-        self.setup.send(Message::Stop);
+        self.tell_all(|| Message::Close);
         self.pools.iter().for_each(Pool::stop);
-        self.relay.close_all();
+    }
+
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        self.threads.handle().tell_all(message);
     }
 }
 
 impl Drop for Multiplexer {
     fn drop(&mut self) {
         self.stop_accepting();
-        self.setup.send(Message::Stop);
-        // All of them at once: each may have to wait for its masters.
-        self.pools.iter().for_each(Pool::stop);
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported by the hook already.
-            let _ = thread.join();
-        }
+        self.close_all();
     }
 }

@@ -1,29 +1,26 @@
-//! Bytes between two sockets, for any number of pairs on a few threads.
+//! Bytes between two sockets, for any number of pairs on one thread.
 //!
-//! Each thread waits on one edge-triggered epoll(7) instance: a pair costs two registrations when it
+//! Its epoll(7) instance is told of them edge-triggered: a pair costs two registrations when it
 //! comes and nothing after. A direction is read only while its other side takes bytes; what a
 //! full side leaves over is kept (at most one buffer a direction) and nothing more is read, so a slow
 //! reader slows its own writer and nobody else. An end of file is passed on as a half-close once
 //! everything before it is written, and the other direction goes on.
 
-use std::io;
-use std::mem::MaybeUninit;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use slab::Slab;
 
 use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
-use super::inbox::Inbox;
 use super::leaver::{self, Leaver};
-use crate::pulse::{self, Pulse};
+use super::threads::RELAYED;
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {
@@ -66,29 +63,8 @@ pub enum Ending {
     Done,
     /// The upstream broke while the client was there, or took nothing any more when it had left.
     Broken(Errno),
-    /// [`Relay::close_all`] cut it.
+    /// [`Pairs::close_all`] cut it.
     Cut,
-}
-
-/// The threads that relay.
-#[derive(Debug)]
-pub struct Relay {
-    workers: Vec<(Arc<Shared>, JoinHandle<()>)>,
-}
-
-/// What a thread shares with those who hand it work.
-#[derive(Debug)]
-struct Shared {
-    inbox: Inbox<Command>,
-    pairs: AtomicUsize,
-    pulse: Pulse,
-}
-
-#[derive(Debug)]
-enum Command {
-    Add(Pair),
-    CloseAll,
-    Stop,
 }
 
 impl std::fmt::Debug for Pair {
@@ -100,86 +76,21 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-impl Relay {
-    /// Starts `threads` threads, which count the bytes to and from upstreams.
-    pub fn start(threads: usize, sent: &IntCounter, received: &IntCounter) -> io::Result<Self> {
-        let mut relay = Self {
-            workers: Vec::new(),
-        };
-        for n in 0..threads {
-            let shared = Arc::new(Shared {
-                inbox: Inbox::new()?,
-                pairs: AtomicUsize::new(0),
-                pulse: Pulse::default(),
-            });
-            let worker = Worker::new(shared.clone(), sent.clone(), received.clone())?;
-            let thread = std::thread::Builder::new()
-                .name(format!("mux-relay-{n}"))
-                .stack_size(256 * 1024)
-                .spawn(move || worker.run())?;
-            relay.workers.push((shared, thread));
-        }
-        Ok(relay)
-    }
+/// How long pairs are pumped until the thread looks at what else there is.
+const SLICE: Duration = Duration::from_millis(1);
 
-    /// Hands a pair to the thread with the fewest.
-    pub fn add(&self, pair: Pair) {
-        let least = self
-            .workers
-            .iter()
-            .min_by_key(|(shared, _)| shared.pairs.load(Ordering::Relaxed));
-        let (shared, _) = least.expect("a relay has at least one thread");
-        shared.pairs.fetch_add(1, Ordering::Relaxed);
-        shared.inbox.send(Command::Add(pair));
-    }
-
-    /// Why a new pair might not be relayed.
-    pub fn problem(&self) -> Option<String> {
-        let mut workers = self.workers.iter().enumerate();
-        workers.find_map(|(n, (shared, thread))| {
-            pulse::problem(&format!("mux-relay-{n}"), thread, &shared.pulse, || {
-                shared.inbox.wake()
-            })
-        })
-    }
-
-    /// Closes every pair there is.
-    pub fn close_all(&self) {
-        self.workers
-            .iter()
-            .for_each(|(shared, _)| shared.inbox.send(Command::CloseAll));
-    }
-}
-
-impl Drop for Relay {
-    /// Closes every pair and ends the threads.
-    fn drop(&mut self) {
-        for (shared, _) in &self.workers {
-            shared.inbox.send(Command::Stop);
-        }
-        for (_, thread) in self.workers.drain(..) {
-            // A panic was reported by the hook already.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// epoll data of the inbox; a pair's are twice its place in the slab, plus one for the upstream.
-const WAKE: u64 = u64::MAX;
-
-/// One relay thread.
-struct Worker {
-    shared: Arc<Shared>,
-    epoll: OwnedFd,
+/// The pairs of one thread. In epoll, the data of a socket are twice its pair's place in the slab, plus one for the
+/// upstream, and [`RELAYED`].
+pub struct Pairs {
+    epoll: Arc<OwnedFd>,
     pairs: Slab<Entry>,
     /// Pairs with something to do, each once.
-    ready: Vec<usize>,
+    ready: VecDeque<usize>,
     buffer: Box<[u8]>,
-    sent: IntCounter,
-    received: IntCounter,
+    /// How many have ended since that was asked.
+    ended: usize,
     /// When to look at those whose clients have left, if there are any.
     look: Option<Instant>,
-    stopping: bool,
 }
 
 struct Entry {
@@ -199,87 +110,67 @@ struct Entry {
     ended: Box<dyn FnOnce(Ending, Carried) + Send>,
 }
 
-impl Worker {
-    fn new(shared: Arc<Shared>, sent: IntCounter, received: IntCounter) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            &shared.inbox,
-            epoll::EventData::new_u64(WAKE),
-            epoll::EventFlags::IN,
-        )?;
-        Ok(Self {
-            shared,
+impl Pairs {
+    /// None yet.
+    pub fn new(epoll: Arc<OwnedFd>) -> Self {
+        Self {
             epoll,
             pairs: Slab::new(),
-            ready: Vec::new(),
+            ready: VecDeque::new(),
             buffer: vec![0; BUFFER].into(),
-            sent,
-            received,
+            ended: 0,
             look: None,
-            stopping: false,
-        })
+        }
     }
 
-    #[inline(never)] // a frame with a name in profiles
-    fn run(mut self) {
-        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
-        let mut turn = Vec::new();
-        while !self.stopping {
-            let timeout = if self.ready.is_empty() {
-                self.shared.pulse.rest();
-                let left = |look: Instant| look.saturating_duration_since(Instant::now());
-                self.look
-                    .and_then(|look| Timespec::try_from(left(look)).ok())
-            } else {
-                Some(Timespec::default())
+    /// How long there is nothing to do unless something happens.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self.look {
+            _ if !self.ready.is_empty() => Some(Duration::ZERO),
+            look => look.map(|look| look.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// Moves what there is, for some time; the bytes sent and received, without those of links, and how many pairs
+    /// have ended since the last time.
+    pub fn pump(&mut self) -> (u64, u64, usize) {
+        let (mut sent, mut received) = (0, 0);
+        let until = (self.ready.len() > 1).then(|| Instant::now() + SLICE);
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else {
+                break;
             };
-            let woken = epoll::wait(&self.epoll, &mut events, timeout.as_ref());
-            self.shared.pulse.beat();
-            match woken {
-                Ok((events, _)) => {
-                    let events: &[epoll::Event] = events;
-                    events
-                        .iter()
-                        .for_each(|event| self.note(event.data.u64(), event.flags));
-                }
-                Err(Errno::INTR) => continue,
-                Err(error) => panic!("epoll_wait: {error}"),
+            let Some(entry) = self.pairs.get_mut(key) else {
+                continue;
+            };
+            entry.queued = false;
+            let (mut up, mut down) = (0, 0);
+            let again = entry.pump(&mut self.buffer, &mut up, &mut down);
+            entry.carried.sent += up;
+            entry.carried.received += down;
+            if let Some((sent, received)) = &entry.counters {
+                sent.inc_by(up);
+                received.inc_by(down);
+            } else {
+                sent += up;
+                received += down;
             }
-            std::mem::swap(&mut turn, &mut self.ready);
-            let (mut sent, mut received) = (0, 0);
-            for key in turn.drain(..) {
-                let Some(entry) = self.pairs.get_mut(key) else {
-                    continue;
-                };
-                entry.queued = false;
-                let (mut up, mut down) = (0, 0);
-                let again = entry.pump(&mut self.buffer, &mut up, &mut down);
-                entry.carried.sent += up;
-                entry.carried.received += down;
-                if let Some((sent, received)) = &entry.counters {
-                    sent.inc_by(up);
-                    received.inc_by(down);
-                } else {
-                    sent += up;
-                    received += down;
-                }
-                if entry.left.is_some() && self.look.is_none() {
-                    self.look = Some(Instant::now() + leaver::LOOK);
-                }
-                if entry.is_done() {
-                    self.remove(key, None);
-                } else if again {
-                    self.queue(key);
-                }
+            if entry.left.is_some() && self.look.is_none() {
+                self.look = Some(Instant::now() + leaver::LOOK);
             }
-            // Counted once a round: the counters are shared by all threads.
-            self.sent.inc_by(sent);
-            self.received.inc_by(received);
-            if self.look.is_some_and(|look| look <= Instant::now()) {
-                self.look_at_leavers();
+            if entry.is_done() {
+                self.remove(key, None);
+            } else if again {
+                self.queue(key);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
             }
         }
+        if self.look.is_some_and(|look| look <= Instant::now()) {
+            self.look_at_leavers();
+        }
+        (sent, received, std::mem::take(&mut self.ended))
     }
 
     /// Ends those whose clients have left and whose upstreams take nothing any more.
@@ -302,11 +193,8 @@ impl Worker {
 
     /// Takes down what an event says; nothing is moved yet, so no event of a round can meet a socket
     /// that another event of it closed.
-    fn note(&mut self, data: u64, flags: epoll::EventFlags) {
-        if data == WAKE {
-            return self.take_inbox();
-        }
-        let key = (data >> 1) as usize;
+    pub fn note(&mut self, data: u64, flags: epoll::EventFlags) {
+        let key = ((data & !RELAYED) >> 1) as usize;
         let Some(entry) = self.pairs.get_mut(key) else {
             return;
         };
@@ -327,24 +215,12 @@ impl Worker {
         if let Some(entry) = self.pairs.get_mut(key)
             && !std::mem::replace(&mut entry.queued, true)
         {
-            self.ready.push(key);
+            self.ready.push_back(key);
         }
     }
 
-    fn take_inbox(&mut self) {
-        for command in self.shared.inbox.take() {
-            match command {
-                Command::Add(pair) => self.add(pair),
-                Command::CloseAll => self.close_all(),
-                Command::Stop => {
-                    self.close_all();
-                    self.stopping = true;
-                }
-            }
-        }
-    }
-
-    fn add(&mut self, pair: Pair) {
+    /// Takes a pair.
+    pub fn add(&mut self, pair: Pair) {
         let (link, counters) = match pair.link {
             Some(link) => (Some(link.down), Some((link.sent, link.received))),
             None => (None, None),
@@ -378,16 +254,16 @@ impl Worker {
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
-        let data = (key as u64) << 1;
+        let data = RELAYED | (key as u64) << 1;
         let added = epoll::add(
-            &self.epoll,
+            &*self.epoll,
             &entry.client.socket,
             epoll::EventData::new_u64(data),
             flags,
         )
         .and_then(|()| {
             epoll::add(
-                &self.epoll,
+                &*self.epoll,
                 &entry.upstream.socket,
                 epoll::EventData::new_u64(data | 1),
                 flags,
@@ -400,7 +276,8 @@ impl Worker {
         }
     }
 
-    fn close_all(&mut self) {
+    /// Closes every pair there is.
+    pub fn close_all(&mut self) {
         let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();
         keys.into_iter()
             .for_each(|key| self.remove(key, Some(Ending::Cut)));
@@ -419,7 +296,7 @@ impl Worker {
         } = self.pairs.remove(key);
         if upstream.link.is_some() {
             // It is open elsewhere, too.
-            let _ = epoll::delete(&self.epoll, &upstream.socket);
+            let _ = epoll::delete(&*self.epoll, &upstream.socket);
         }
         drop(upstream);
         if up.eof {
@@ -427,7 +304,7 @@ impl Worker {
         } else {
             client::hang_up(client.socket);
         }
-        self.shared.pairs.fetch_sub(1, Ordering::Relaxed);
+        self.ended += 1;
         let ending = ending.or(broken.map(Ending::Broken));
         ended(ending.unwrap_or(Ending::Done), carried);
     }

@@ -1,8 +1,8 @@
-//! From an accepted connection to a pair for the relay: one thread, nothing in it blocks.
+//! From an accepted connection to a pair for the relay, on each thread for those that it accepted; nothing in it
+//! blocks.
 //!
 //! It accepts, reads requests, starts look-ups and dials, and keeps every deadline, so that a client
-//! or target that does nothing costs an entry in a map. One thread sets up several times what a
-//! machine's sshd takes; the bytes are the relay's.
+//! or target that does nothing costs an entry in a map.
 
 mod accept;
 mod bastion;
@@ -10,33 +10,31 @@ mod deadlines;
 mod direct;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, mem::MaybeUninit};
 
-use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
+use rustix::event::epoll;
 
 use self::bastion::Stream;
 use super::client;
-use super::counts::{InFlight, Shared};
+use super::counts::{InFlight, Place, Shared};
 use super::destination::Socket;
-use super::inbox::Inbox;
 use super::limits::Limits;
-use super::relay::Relay;
+use super::relay::Pair;
 use super::request::{Incoming, LONGEST, Progress, Request};
 use super::routes::Routes;
 use super::tell::tell;
+use super::threads::{LISTENER, Plan};
 use super::upstream::Failure;
 use super::upstream::direct::{Dial, MOST_ADDRESSES};
 use super::upstream::openssh::lease::Lease;
 use super::upstream::openssh::mux::Opening;
-use super::upstream::resolver::{Answer, Resolver};
+use super::upstream::resolver::Resolver;
 use crate::errors::plain;
 use crate::metrics::Refusal;
-use crate::pulse::Pulse;
 
 /// How often deadlines are looked at while any connection is being set up.
 const TICK: Duration = Duration::from_millis(50);
@@ -48,55 +46,34 @@ const KNOCK: Duration = Duration::from_millis(2);
 /// spin, as the connection stays in the queue.
 const REST: Duration = Duration::from_millis(20);
 
-/// epoll data of the two descriptors that are no connection's; those of connection `id` begin with
-/// `id * STRIDE`: its client, then its dial's attempts, or its control connection.
-const LISTENER: u64 = 0;
-const WAKE: u64 = 1;
+/// epoll data of connection `id` begin with `id * STRIDE`: its client, then its dial's attempts, or its control
+/// connection.
 const STRIDE: u64 = 1 + MOST_ADDRESSES as u64;
 
-/// What other threads tell the set-up thread.
-#[derive(Debug)]
-pub enum Message {
-    /// What a look-up brought, for those who asked.
-    Answer(Vec<u64>, Answer),
-    /// There is a place on masters of the cluster at this place for those who waited, or why there is none.
-    Places(usize, Vec<u64>, Option<Failure>),
-    /// Accept nothing more.
-    StopAccepting,
-    /// Accept from this socket instead of the one before.
-    Listen(Arc<Socket>),
-    /// Nor go on with what is being set up: end the thread.
-    Stop,
-}
-
-/// The set-up thread's state.
+/// What a thread is setting up, and the streams that masters carry for it.
 pub struct Setup {
     shared: Arc<Shared>,
     limits: Limits,
-    relay: Arc<Relay>,
     resolver: Resolver,
-    inbox: Arc<Inbox<Message>>,
-    pulse: Arc<Pulse>,
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     listener: Option<Arc<Socket>>,
     resting_until: Option<Instant>,
-    routes: Routes,
+    next_tick: Instant,
+    routes: Arc<Routes>,
     pending: HashMap<u64, Pending>,
     /// Connections that masters carry, and those left to them.
     streams: HashMap<u64, Stream>,
-    abandoned: usize,
     knocking: Vec<u64>,
-    turned_away: usize,
+    made: Vec<Pair>,
+    /// Each thread counts by as many as there are, from its number on: an id tells whose it is.
     last_id: u64,
-    stopping: bool,
+    threads: u64,
 }
 
 /// A connection that is not relayed yet.
 struct Pending {
     client: OwnedFd,
     watched: bool,
-    /// Beyond the limit: its request is read and not served.
-    turned_away: bool,
     stderr: Option<OwnedFd>,
     asked: Option<Asked>,
     stage: Stage,
@@ -130,155 +107,80 @@ struct Asked {
 }
 
 impl Setup {
-    /// Prepares to serve `listener`.
+    /// Begins to serve, as the thread with that number, of so many.
     pub fn new(
-        shared: Arc<Shared>,
-        limits: Limits,
-        relay: Arc<Relay>,
-        listener: Arc<Socket>,
-        inbox: Arc<Inbox<Message>>,
-        routes: Routes,
+        plan: &Plan,
+        (number, threads): (usize, usize),
+        epoll: Arc<OwnedFd>,
+        resolver: Resolver,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            &*listener,
-            epoll::EventData::new_u64(LISTENER),
-            epoll::EventFlags::IN,
-        )?;
-        epoll::add(
-            &epoll,
-            &*inbox,
-            epoll::EventData::new_u64(WAKE),
-            epoll::EventFlags::IN,
-        )?;
-        let answers = inbox.clone();
-        let resolver = Resolver::new(move |who, answer| answers.send(Message::Answer(who, answer)));
-        Ok(Self {
-            shared,
-            limits,
-            relay,
+        let setup = Self {
+            shared: plan.shared.clone(),
+            limits: plan.limits.clone(),
             resolver,
-            inbox,
-            pulse: Arc::default(),
             epoll,
-            listener: Some(listener),
+            listener: Some(plan.listener.clone()),
             resting_until: None,
-            routes,
+            next_tick: Instant::now(),
+            routes: plan.routes.clone(),
             pending: HashMap::new(),
             streams: HashMap::new(),
-            abandoned: 0,
             knocking: Vec::new(),
-            turned_away: 0,
-            // The first ids are those of LISTENER and WAKE.
-            last_id: 0,
-            stopping: false,
-        })
-    }
-
-    /// How this thread is.
-    pub fn pulse(&self) -> Arc<Pulse> {
-        self.pulse.clone()
-    }
-
-    /// Serves until [`Message::Stop`].
-    #[inline(never)] // a frame with a name in profiles
-    pub fn run(mut self) {
-        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 256];
-        let mut next_tick = Instant::now();
-        while !self.stopping {
-            let timeout = self.timeout();
-            self.pulse.rest();
-            let woken = epoll::wait(&self.epoll, &mut events, timeout.as_ref());
-            self.pulse.beat();
-            match woken {
-                Ok((events, _)) => {
-                    let events: &[epoll::Event] = events;
-                    events
-                        .iter()
-                        .for_each(|event| self.on_event(event.data.u64()));
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => panic!("epoll_wait: {error}"),
-            }
-            let knocking = std::mem::take(&mut self.knocking);
-            knocking.into_iter().for_each(|id| self.knock(id));
-            let now = Instant::now();
-            if now >= next_tick {
-                self.tick(now);
-                next_tick = now + TICK;
-            }
-        }
-        self.cut_streams();
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            self.refuse(pending, Failure::new(Refusal::Local, "tbot is stopping"));
-        }
-        if !self.resolver.stop(Duration::from_secs(1)) {
-            tracing::debug!("a name look-up goes on behind the stop");
-        }
-    }
-
-    fn timeout(&self) -> Option<Timespec> {
-        let wait = match self.resting_until {
-            _ if !self.knocking.is_empty() => KNOCK,
-            Some(_) => REST,
-            None if self.pending.is_empty() => return None,
-            None => TICK,
+            made: Vec::new(),
+            last_id: number as u64,
+            threads: threads as u64,
         };
-        Some(Timespec {
-            tv_sec: 0,
-            tv_nsec: wait.subsec_nanos().into(),
-        })
+        setup.watch_listener()?;
+        Ok(setup)
     }
 
-    fn on_event(&mut self, data: u64) {
-        match data {
-            LISTENER => {
-                self.accept();
-            }
-            WAKE => self.take_inbox(),
-            _ => match (data / STRIDE, (data % STRIDE) as usize) {
-                (id, 0) => self.on_client(id),
-                (id, _) if self.streams.contains_key(&id) => self.on_stream(id),
-                (id, attempt) => {
-                    if let Some(Stage::Opening(..)) = self.pending.get(&id).map(|p| &p.stage) {
-                        return self.on_opening(id);
-                    }
-                    let epoll = self.epoll.as_fd();
-                    if let Some(Pending {
-                        stage: Stage::Dialling(dial),
-                        ..
-                    }) = self.pending.get_mut(&id)
-                    {
-                        let step = dial.ended(attempt, epoll, id * STRIDE, Instant::now());
-                        self.on_step(id, step);
-                    }
-                }
-            },
+    /// How long there is nothing to do unless something happens.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self.resting_until {
+            _ if !self.knocking.is_empty() => Some(KNOCK),
+            Some(_) => Some(REST),
+            None if self.pending.is_empty() => None,
+            None => Some(TICK),
         }
     }
 
-    fn take_inbox(&mut self) {
-        for message in self.inbox.take() {
-            match message {
-                Message::Answer(who, answer) => {
-                    who.into_iter().for_each(|id| self.on_answer(id, &answer));
+    /// Something happened to what belongs to a connection.
+    pub fn on_event(&mut self, data: u64) {
+        match (data / STRIDE, (data % STRIDE) as usize) {
+            (id, 0) => self.on_client(id),
+            (id, _) if self.streams.contains_key(&id) => self.on_stream(id),
+            (id, attempt) => {
+                if let Some(Stage::Opening(..)) = self.pending.get(&id).map(|p| &p.stage) {
+                    return self.on_opening(id);
                 }
-                Message::Places(place, who, failure) => self.on_places(place, who, failure),
-                Message::StopAccepting => self.stop_accepting(),
-                Message::Listen(listener) => {
-                    self.stop_accepting();
-                    let data = epoll::EventData::new_u64(LISTENER);
-                    // What fails here for want of memory shows as connections that wait.
-                    let _ = epoll::add(&self.epoll, &*listener, data, epoll::EventFlags::IN);
-                    self.listener = Some(listener);
-                }
-                Message::Stop => {
-                    self.stop_accepting();
-                    self.stopping = true;
+                let epoll = self.epoll.as_fd();
+                if let Some(Pending {
+                    stage: Stage::Dialling(dial),
+                    ..
+                }) = self.pending.get_mut(&id)
+                {
+                    let step = dial.ended(attempt, epoll, id * STRIDE, Instant::now());
+                    self.on_step(id, step);
                 }
             }
         }
+    }
+
+    /// Those whose targets have been reached, to be relayed.
+    pub fn made(&mut self) -> Vec<Pair> {
+        std::mem::take(&mut self.made)
+    }
+
+    /// Ends all of it.
+    pub fn close(&mut self) {
+        self.stop_accepting();
+        self.cut_streams();
+        let pending: Vec<u64> = self.pending.keys().copied().collect();
+        for id in pending {
+            self.fail(id, Failure::new(Refusal::Local, "tbot is stopping"));
+        }
+        // What masters have not answered yet.
+        self.cut_streams();
     }
 
     /// Its client sent something or went away.
@@ -306,7 +208,9 @@ impl Setup {
                 let message = "the client closed before its request was complete";
                 self.fail(id, Failure::new(Refusal::Gone, message))
             }
-            Ok(_) if pending.turned_away => self.fail(id, self.limits.full()),
+            Ok(_) if pending.in_flight.place == Place::TurnedAway => {
+                self.fail(id, self.limits.full())
+            }
             Ok(Progress::TooLong) => self.fail(
                 id,
                 malformed(format!("the request is longer than {LONGEST} bytes")),
@@ -381,7 +285,7 @@ impl Setup {
     fn set_up(&mut self, id: u64) -> Option<Pending> {
         let mut pending = self.pending.remove(&id)?;
         if pending.watched {
-            // It goes to a relay thread, or a master has it open, too, so closing does not do it.
+            // It goes to the relay, or a master has it open, too, so closing does not do it.
             let _ = epoll::delete(&self.epoll, &pending.client);
         }
         // The reader of the client's stderr sees by its end that the connection is made.
@@ -406,7 +310,6 @@ impl Setup {
 
     /// Ends a connection with one line to its user and the log.
     fn refuse(&mut self, mut pending: Pending, mut failure: Failure) {
-        self.turned_away -= usize::from(pending.turned_away);
         if let Some(Asked { request, .. }) = &pending.asked {
             failure.message = format!("cannot connect to {request}: {}", failure.message);
         }

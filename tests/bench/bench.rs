@@ -13,6 +13,7 @@ mod bulk;
 mod churn;
 #[path = "../common/mod.rs"]
 mod common;
+mod cores;
 mod cost;
 mod diagnostics;
 mod first_byte;

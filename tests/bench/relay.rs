@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Plan;
 use crate::churn::{CLIENTS, repeat};
 use crate::common::server::Server;
+use crate::cores::{self, Core};
 use crate::cost::{Cpu, memory};
 use crate::frame::{Of, Report, Unit, Wanted};
 use crate::held::PAGE;
@@ -30,8 +31,15 @@ const FLAT: f64 = 1.25;
 
 const RATE: &str = "relay: connections";
 const COST: &str = "relay: CPU of a connection";
-const TRIP: &str = "relay: round trip";
-const LATE: &str = "relay: round trip, p99";
+/// Of all on one core, and of a proxy on another core than client and target.
+const TRIPS_ON: [(Core, &str, &str); 2] = [
+    (Core::First, "relay: round trip", "relay: round trip, p99"),
+    (
+        Core::Last,
+        "relay: round trip to another core",
+        "relay: round trip to another core, p99",
+    ),
+];
 const LATER: &str = "relay: round trip with the most open, to one";
 const SLOWER: &str = "relay: open with the most open, to one";
 const BULK: [(&str, Carry, usize); 4] = [
@@ -54,11 +62,6 @@ pub fn measure(plan: &Plan, report: &mut Report) {
             churn(proxy, plan, report);
         }
     }
-    for _ in 0..plan.rounds {
-        for proxy in &proxies {
-            trips(proxy, plan, report);
-        }
-    }
     for _ in 0..plan.rounds * TURNS {
         for (what, carry, streams) in BULK {
             for proxy in &proxies {
@@ -67,13 +70,29 @@ pub fn measure(plan: &Plan, report: &mut Report) {
         }
     }
     drop(proxies);
-    report.say("relayed connections that are held open");
+    report.say("round trips, and relayed connections that are held open");
+    cores::on_the(Core::First, || on_one_core(plan, report));
+    rows(&levels(plan), report);
+}
+
+/// What chance would decide otherwise.
+fn on_one_core(plan: &Plan, report: &mut Report) {
+    let targets = [start_echo(); 3];
+    for (core, median, late) in TRIPS_ON {
+        let proxies = cores::on_the(core, || Proxy::both(targets));
+        for _ in 0..plan.rounds {
+            for proxy in &proxies {
+                let mut all = round_trips(proxy, TRIPS / plan.divisor);
+                report.add(median, proxy.name(), Of::Median.take(&mut all));
+                report.add(late, proxy.name(), Of::Percentile99.take(&mut all));
+            }
+        }
+    }
     for _ in 0..plan.rounds {
         for proxy in Proxy::both(targets) {
             hold(&proxy, plan, report);
         }
     }
-    rows(&levels(plan), report);
 }
 
 /// As many as a tbot can have by the limit of open files here.
@@ -87,8 +106,10 @@ fn rows(levels: &[usize], report: &mut Report) {
     let even = Wanted::Ahead(1.0);
     report.row(RATE, Unit::PerSecond, Of::Median, even);
     report.row(COST, Unit::Seconds, Of::Median, even);
-    report.row(TRIP, Unit::Seconds, Of::Median, even);
-    report.row(LATE, Unit::Seconds, Of::Median, even);
+    for (_, median, late) in TRIPS_ON {
+        report.row(median, Unit::Seconds, Of::Median, even);
+        report.row(late, Unit::Seconds, Of::Median, even);
+    }
     for (what, ..) in BULK {
         report.row(what, Unit::BytesPerSecond, Of::Median, Wanted::Ahead(1.5));
     }
@@ -117,12 +138,6 @@ fn churn(proxy: &Proxy, plan: &Plan, report: &mut Report) {
     report.add(RATE, proxy.name(), count / took);
     let spent = Cpu::of(&processes).since(&before);
     report.add(COST, proxy.name(), spent / count);
-}
-
-fn trips(proxy: &Proxy, plan: &Plan, report: &mut Report) {
-    let mut all = round_trips(proxy, TRIPS / plan.divisor);
-    report.add(TRIP, proxy.name(), Of::Median.take(&mut all));
-    report.add(LATE, proxy.name(), Of::Percentile99.take(&mut all));
 }
 
 fn bulk(

@@ -42,6 +42,20 @@ pub fn listeners(pid: Pid) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// How many descriptors each of its epoll(7) instances watches.
+pub fn watched(pid: Pid) -> Vec<usize> {
+    let watched = |info: PathBuf| {
+        // A line each: proc_pid_fdinfo(5).
+        let text = fs::read_to_string(info).ok()?;
+        let lines = text.lines().filter(|line| line.starts_with("tfd:")).count();
+        (lines > 0).then_some(lines)
+    };
+    entries(pid, "fdinfo")
+        .into_iter()
+        .filter_map(watched)
+        .collect()
+}
+
 /// The names of its threads.
 pub fn threads(pid: Pid) -> Vec<String> {
     entries(pid, "task")

@@ -185,8 +185,7 @@ fn no_sign_of_life_comes_while_a_thread_hangs() {
     // Together: each takes the seconds until a thread counts as one that hangs.
     std::thread::scope(|scope| {
         for name in [
-            "mux-accept",
-            "mux-relay-0",
+            "mux-0",
             "mux-masters",
             "agent-accept",
             "diag-accept",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -497,4 +498,55 @@ fn bytes_behind_those_that_came_with_a_descriptor_arrive_without_more() {
     let mut back = [0; 16];
     client.read_exact(&mut back).expect("all of it comes back");
     assert_eq!(&back, b"with and without");
+}
+
+#[test]
+fn connections_are_shared_among_the_threads() {
+    let (tbot, echo) = (Tbot::start(), Server::echo());
+    let threads = procfs::threads(tbot.pid());
+    let threads = threads.iter().filter(|name| is_serving(name)).count();
+    let watched = || {
+        let mut watched = procfs::watched(tbot.pid());
+        watched.retain(|sockets| *sockets > 4);
+        watched
+    };
+    let mut clients: Vec<_> = (0..threads * 10)
+        .map(|_| dial(&tbot, echo.address))
+        .collect();
+    for client in &mut clients {
+        assert_echoes(client, b"relayed");
+    }
+    // Two sockets each, and two that are no connection's.
+    assert_eq!(watched(), vec![22; threads]);
+}
+
+#[test]
+fn a_crowd_at_once_gets_as_many_places_as_there_are() {
+    const PLACES: usize = 10;
+    let (tbot, target) = (
+        Tbot::with(&["--max-connections", &PLACES.to_string()]),
+        Server::greeting(),
+    );
+    for round in 1..=5 {
+        let mut clients: Vec<_> = std::thread::scope(|scope| {
+            let dial = || dial(&tbot, target.address);
+            let dialling: Vec<_> = (0..50).map(|_| scope.spawn(dial)).collect();
+            dialling
+                .into_iter()
+                .map(|one| one.join().expect("it dialled"))
+                .collect()
+        });
+        let served = |client: &mut UnixStream| client.read(&mut [0]).is_ok_and(|read| read == 1);
+        clients.retain_mut(served);
+        assert_eq!(clients.len(), PLACES);
+        assert_eq!(tbot.refused("limit"), round * 40);
+        drop(clients);
+        tbot.await_in_flight(0);
+    }
+}
+
+/// Whether a thread of that name serves connections.
+fn is_serving(name: &str) -> bool {
+    let number = name.strip_prefix("mux-");
+    number.is_some_and(|number| number.parse::<usize>().is_ok())
 }

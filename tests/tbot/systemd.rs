@@ -424,7 +424,7 @@ fn a_unit_runs_hardened_reloads_is_restarted_when_it_hangs_and_stops_in_order() 
     assert_eq!(property("MainPID"), pid.trim());
 
     // Who hangs is started anew. The tracer lets the dead go only at its own end.
-    let frozen = Frozen::thread(main, "mux-relay-0").expect("root may");
+    let frozen = Frozen::thread(main, "mux-0").expect("root may");
     until("systemd has noticed", || {
         (property("SubState") == "stop-watchdog").then_some(())
     });

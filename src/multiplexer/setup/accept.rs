@@ -1,6 +1,8 @@
-//! The set-up thread's part before the request: who is accepted, and who is turned away.
+//! Setting up before the request: who is accepted, and who is turned away.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -10,32 +12,48 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use super::{LISTENER, Pending, REST, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
-use crate::multiplexer::counts::InFlight;
+use crate::multiplexer::counts::{InFlight, Place};
+use crate::multiplexer::destination::Socket;
 use crate::multiplexer::request::Incoming;
 use crate::multiplexer::upstream::Failure;
 
-/// Connections beyond the limit that are kept until their request, and with it the descriptor for the
-/// answer, is there. Beyond these they are closed at once.
-const MOST_TURNED_AWAY: usize = 64;
+/// Connections that one thread takes before it looks after what it relays, and before another one may: a few, as
+/// those who wait are then shared.
+const AT_ONCE: usize = 8;
 
-/// How long one of them may take for that.
+/// How long one beyond the limit may take for its request, with which the descriptor for the answer comes.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Setup {
+    /// Somebody has connected.
+    pub fn on_listener(&mut self) {
+        self.accept();
+    }
+
     /// Who comes now is refused by the kernel, and who has connected is served: in the queue nobody
     /// would answer until the end.
-    pub(super) fn stop_accepting(&mut self) {
+    pub fn stop_accepting(&mut self) {
         if let Some(listener) = self.listener.clone() {
             let _ = shutdown(&*listener, Shutdown::Read);
             while self.accept() {}
-            let _ = epoll::delete(&self.epoll, &*listener);
+            let _ = epoll::delete(&*self.epoll, &*listener);
             self.listener = None;
+            self.resting_until = None;
+        }
+    }
+
+    /// Accepts from another socket.
+    pub fn listen(&mut self, listener: Arc<Socket>) {
+        self.stop_accepting();
+        self.listener = Some(listener);
+        if self.watch_listener().is_err() {
+            self.resting_until = Some(Instant::now() + REST);
         }
     }
 
     /// Takes what waits, at most so many that the others have their turn; true if there may be more.
-    pub(super) fn accept(&mut self) -> bool {
-        for _ in 0..64 {
+    fn accept(&mut self) -> bool {
+        for _ in 0..AT_ONCE {
             let Some(listener) = &self.listener else {
                 return false;
             };
@@ -46,7 +64,7 @@ impl Setup {
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {}", plain(error));
-                    self.watch_listener(epoll::EventFlags::empty());
+                    let _ = epoll::delete(&*self.epoll, &**listener);
                     self.resting_until = Some(Instant::now() + REST);
                     return false;
                 }
@@ -55,34 +73,29 @@ impl Setup {
         true
     }
 
-    pub(super) fn watch_listener(&self, flags: epoll::EventFlags) {
-        if let Some(listener) = &self.listener {
-            let _ = epoll::modify(
-                &self.epoll,
-                &**listener,
-                epoll::EventData::new_u64(LISTENER),
-                flags,
-            );
-        }
+    /// Hears of who connects. One thread that waits is woken, and not all of them.
+    pub(super) fn watch_listener(&self) -> io::Result<()> {
+        let Some(listener) = &self.listener else {
+            return Ok(());
+        };
+        let data = epoll::EventData::new_u64(LISTENER);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        Ok(epoll::add(&*self.epoll, &**listener, data, flags)?)
     }
 
     fn begin(&mut self, client: OwnedFd) {
-        let in_flight = InFlight::start(&self.shared);
-        let now = Instant::now();
-        let full = self.shared.live() - self.turned_away > self.limits.max_connections;
-        let timeout = if full {
-            TURN_AWAY_TIMEOUT
-        } else {
-            self.limits.request_timeout
+        let in_flight = InFlight::start(&self.shared, self.limits.max_connections);
+        let timeout = match in_flight.place {
+            Place::Served => self.limits.request_timeout,
+            _ => TURN_AWAY_TIMEOUT,
         };
         let mut pending = Pending {
             client,
             watched: false,
-            turned_away: false,
             stderr: None,
             asked: None,
             stage: Stage::Reading(Incoming::default()),
-            deadline: now + timeout,
+            deadline: Instant::now() + timeout,
             in_flight,
         };
         let peer = crate::sys::peer(pending.client.as_fd());
@@ -99,12 +112,10 @@ impl Setup {
                 return self.refuse(pending, Failure::new(Refusal::Peer, message));
             }
         }
-        if full && self.turned_away >= MOST_TURNED_AWAY {
+        if pending.in_flight.place == Place::None {
             return self.refuse(pending, self.limits.full());
         }
-        pending.turned_away = full;
-        self.turned_away += usize::from(full);
-        self.last_id += 1;
+        self.last_id += self.threads;
         let id = self.last_id;
         self.pending.insert(id, pending);
         // The request is often there already.

@@ -1,8 +1,9 @@
-//! The set-up thread's part for targets behind a bastion: from a complete request to a stream that a master
+//! Setting up for targets behind a bastion: from a complete request to a stream that a master
 //! carries, and to that stream's end.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rustix::event::epoll;
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use super::{Asked, Pending, STRIDE, Setup, Stage};
 use crate::errors::plain;
 use crate::metrics::Refusal;
-use crate::multiplexer::counts::InFlight;
+use crate::multiplexer::counts::{Abandoned, InFlight};
 use crate::multiplexer::record::BROKEN;
 use crate::multiplexer::request::Request;
 use crate::multiplexer::upstream::Failure;
@@ -29,7 +30,10 @@ enum Kind {
     Open(OwnedFd, Request, InFlight),
     /// It was asked, and the client has left or was sent away. It keeps a channel until its server answers,
     /// so the place stays taken.
-    Abandoned(Opening),
+    Abandoned {
+        opening: Opening,
+        _counted: Abandoned,
+    },
 }
 
 impl Setup {
@@ -40,7 +44,7 @@ impl Setup {
     }
 
     /// There are places on masters of the cluster at `place`, or there is a reason why not.
-    pub(super) fn on_places(&mut self, place: usize, who: Vec<u64>, failure: Option<Failure>) {
+    pub fn on_places(&mut self, place: usize, who: Vec<u64>, failure: Option<Failure>) {
         for id in who {
             match &failure {
                 // It may have its place already, or have left.
@@ -71,7 +75,7 @@ impl Setup {
         let Some(cluster) = self.cluster_of(id).cloned() else {
             return;
         };
-        if self.abandoned >= self.limits.max_connections {
+        if self.shared.abandoned.load(Ordering::Relaxed) >= self.limits.max_connections {
             return self.fail(id, self.limits.full());
         }
         match cluster.take(id) {
@@ -181,7 +185,7 @@ impl Setup {
         };
         let goes_on = match &mut stream.kind {
             Kind::Open(control, ..) => mux::goes_on(control.as_fd()),
-            Kind::Abandoned(opening) => opening.read() == Reply::None,
+            Kind::Abandoned { opening, .. } => opening.read() == Reply::None,
         };
         if goes_on {
             return;
@@ -190,7 +194,7 @@ impl Setup {
             return;
         };
         match kind {
-            Kind::Abandoned(_) => self.abandoned -= 1,
+            Kind::Abandoned { .. } => {}
             Kind::Open(_, target, mut in_flight) if lease.is_broken() => {
                 let why = lease.lost().message;
                 let message = format_args!("connection to {target} broke: {why}");
@@ -224,8 +228,10 @@ impl Setup {
         if let Stage::Opening(opening, lease, _) =
             std::mem::replace(&mut pending.stage, Stage::Waiting)
         {
-            self.abandoned += 1;
-            let kind = Kind::Abandoned(opening);
+            let kind = Kind::Abandoned {
+                opening,
+                _counted: Abandoned::of(&self.shared),
+            };
             self.streams.insert(id, Stream { kind, lease });
         }
     }

@@ -1,20 +1,32 @@
-//! The set-up thread's clock: what is due, and who has taken too long.
+//! The clock of setting up: what is due, and who has taken too long.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::event::epoll;
-
-use super::{STRIDE, Setup, Stage};
+use super::{REST, STRIDE, Setup, Stage, TICK};
 use crate::metrics::Refusal;
+use crate::multiplexer::counts::Place;
 use crate::multiplexer::upstream::Failure;
 
 impl Setup {
+    /// Does what is due.
+    pub fn keep_time(&mut self) {
+        let knocking = std::mem::take(&mut self.knocking);
+        knocking.into_iter().for_each(|id| self.knock(id));
+        let now = Instant::now();
+        if now >= self.next_tick {
+            self.tick(now);
+            self.next_tick = now + TICK;
+        }
+    }
+
     /// Looks at every deadline.
-    pub(super) fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant) {
         if self.resting_until.is_some_and(|until| now >= until) {
-            self.resting_until = None;
-            self.watch_listener(epoll::EventFlags::IN);
+            self.resting_until = match self.watch_listener() {
+                Ok(()) => None,
+                Err(_) => Some(now + REST),
+            };
         }
         let mut late = Vec::new();
         let mut steps = Vec::new();
@@ -38,7 +50,7 @@ impl Setup {
         let place = pending.asked.as_ref().and_then(|asked| asked.place);
         let timeout = self.routes.clusters[place.unwrap_or(0)].connect_timeout;
         let failure = match &pending.stage {
-            Stage::Reading(_) if pending.turned_away => self.limits.full(),
+            Stage::Reading(_) if pending.in_flight.place == Place::TurnedAway => self.limits.full(),
             Stage::Reading(_) => {
                 let message = format!(
                     "no complete request within {:?}",

@@ -1,4 +1,4 @@
-//! The set-up thread's part for targets that are dialled: from the answer of a look-up to a pair for the relay.
+//! Setting up for targets that are dialled: from the answer of a look-up to a pair for the relay.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,11 +14,12 @@ use crate::multiplexer::upstream::direct::{Dial, Step};
 use crate::multiplexer::upstream::resolver::Answer;
 
 impl Setup {
-    pub(super) fn on_answer(&mut self, id: u64, answer: &Answer) {
-        match answer {
+    /// Those who asked for a name have an answer.
+    pub fn on_answers(&mut self, who: Vec<u64>, answer: &Answer) {
+        who.into_iter().for_each(|id| match answer {
             Ok(addresses) => self.dial(id, addresses),
             Err(why) => self.fail(id, Failure::new(Refusal::Name, why.clone())),
-        }
+        });
     }
 
     /// Tries `addresses`, with the port that was asked for.
@@ -68,7 +69,7 @@ impl Setup {
                 }
             }
         });
-        self.relay.add(Pair {
+        self.made.push(Pair {
             client,
             upstream,
             head: asked.head,

@@ -20,7 +20,7 @@ use super::pool::{Generation, Message};
 use super::process::{Login, Process};
 use super::upkeep::PATIENCE;
 use crate::metrics::bastion::Down;
-use crate::multiplexer::relay::Relay;
+use crate::multiplexer::threads::Handle;
 use crate::multiplexer::upstream::direct::{Dial, MOST_ADDRESSES, Step};
 use crate::multiplexer::upstream::resolver::{Answer, Resolver};
 use crate::pulse::Pulse;
@@ -45,7 +45,7 @@ pub struct Keeper {
     /// `None`: the credential is not ours.
     pub(super) credential: Option<Generation>,
     pub(super) generation: Option<u64>,
-    pub(super) relay: Arc<Relay>,
+    pub(super) threads: Handle,
     pub(super) resolver: Resolver,
     pub(super) pulse: Arc<Pulse>,
     pub(super) epoll: OwnedFd,
@@ -71,7 +71,7 @@ impl Keeper {
         login: Login,
         dial_timeout: Duration,
         credential: Option<Generation>,
-        relay: Arc<Relay>,
+        threads: Handle,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(WAKE);
@@ -84,7 +84,7 @@ impl Keeper {
             addresses: Vec::new(),
             credential,
             generation: None,
-            relay,
+            threads,
             resolver: Resolver::new(move |who, answer| answers.send(Message::Answer(who, answer))),
             pulse: Arc::default(),
             epoll,
@@ -272,7 +272,7 @@ impl Keeper {
                     tcp,
                     &self.login,
                     &self.cluster,
-                    &self.relay,
+                    &self.threads,
                     epoll,
                     data,
                 );

@@ -1,4 +1,4 @@
-//! What a cluster's pool shares with the set-up thread: masters that take streams, a [`Lease`] of a place
+//! What a cluster's pool shares with the threads that serve: masters that take streams, a [`Lease`] of a place
 //! on one, and those who wait for a place.
 
 use std::collections::BTreeSet;

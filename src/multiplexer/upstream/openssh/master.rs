@@ -16,7 +16,8 @@ use super::pool::Message;
 use super::process::{Login, Process};
 use crate::errors::plain;
 use crate::metrics::bastion::Down;
-use crate::multiplexer::relay::{Link, Pair, Relay};
+use crate::multiplexer::relay::{Link, Pair};
+use crate::multiplexer::threads::Handle;
 use crate::multiplexer::upstream::direct::Dial;
 
 /// What is sent and not acknowledged for so long is lost: as with ssh's own keepalives.
@@ -97,7 +98,7 @@ impl Running {
         tcp: OwnedFd,
         login: &Login,
         cluster: &Cluster,
-        relay: &Relay,
+        threads: &Handle,
         epoll: BorrowedFd<'_>,
         data: u64,
     ) -> Result<Self, Problem> {
@@ -122,7 +123,7 @@ impl Running {
             .map_err(|error| local(format!("cannot watch ssh: {}", plain(error))))?;
         let (down, inbox) = (Arc::new(AtomicBool::new(false)), cluster.inbox.clone());
         let seen = fcntl_dupfd_cloexec(&tcp, 0).ok();
-        relay.add(Pair {
+        threads.relay(Pair {
             client: ends.link,
             upstream: tcp,
             head: Vec::new(),

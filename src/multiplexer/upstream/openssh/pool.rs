@@ -11,7 +11,7 @@ use super::lease::{Cluster, Tell};
 use super::process::Login;
 use crate::metrics::bastion::ClusterMetrics;
 use crate::multiplexer::inbox::Inbox;
-use crate::multiplexer::relay::Relay;
+use crate::multiplexer::threads::Handle;
 use crate::multiplexer::upstream::resolver::Answer;
 use crate::pulse::{self, Pulse};
 
@@ -60,7 +60,7 @@ pub struct Pool {
 
 impl Pool {
     /// Starts the thread; it waits for [`Self::begin`].
-    pub fn start(plan: Plan, relay: Arc<Relay>) -> io::Result<Self> {
+    pub fn start(plan: Plan, threads: Handle) -> io::Result<Self> {
         let cluster = Arc::new(Cluster {
             name: plan.name,
             place: plan.place,
@@ -77,7 +77,7 @@ impl Pool {
             plan.login,
             plan.dial_timeout,
             plan.credential,
-            relay,
+            threads,
         )?;
         let pulse = keeper.pulse();
         let thread = std::thread::Builder::new()
