@@ -5,11 +5,17 @@
 //! the one, two the other, on an idle machine. So who is measured by single bytes shares one core with its client and
 //! target, or has another one, but neither by chance.
 
+use std::sync::OnceLock;
+
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+
+/// Those that there are, as the first caller has them.
+static ALL: OnceLock<CpuSet> = OnceLock::new();
 
 /// Runs `what` on one core only, the first or the last one that there is, with the threads and processes it starts.
 pub fn on_the<T>(which: Core, what: impl FnOnce() -> T) -> T {
-    let all = sched_getaffinity(None::<Pid>).expect("a running thread");
+    let before = sched_getaffinity(None::<Pid>).expect("a running thread");
+    let all = ALL.get_or_init(|| before);
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
     let core = match which {
         Core::First => cores.next(),
@@ -19,7 +25,7 @@ pub fn on_the<T>(which: Core, what: impl FnOnce() -> T) -> T {
     one.set(core.expect("this thread runs on one"));
     sched_setaffinity(None, &one).expect("it is one of those");
     let result = what();
-    sched_setaffinity(None, &all).expect("they were allowed before");
+    sched_setaffinity(None, &before).expect("it was so before");
     result
 }
 

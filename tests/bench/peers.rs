@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,7 +57,10 @@ pub enum Target {
 /// A socket in the file system that leads to targets by TCP.
 pub enum Proxy {
     Tbot(Tbot, [SocketAddr; 3]),
-    HaProxy(Process, TempDir),
+    /// HAProxy, and where its sockets are.
+    Peer(Process, TempDir),
+    /// What clients and targets can do at most.
+    Nobody([SocketAddr; 3]),
 }
 
 /// HAProxy's: no log, whatever it has against copying, and no more threads than cores. Each target has a
@@ -73,6 +78,12 @@ defaults
 ";
 
 impl Proxy {
+    /// Those, and nobody between clients and targets.
+    pub fn all(targets: [SocketAddr; 3]) -> [Self; 3] {
+        let [ours, other] = Self::both(targets);
+        [ours, other, Self::Nobody(targets)]
+    }
+
     /// Ours, and who is measured against it.
     pub fn both(targets: [SocketAddr; 3]) -> [Self; 2] {
         [Self::tbot(targets), Self::haproxy(targets)]
@@ -105,31 +116,40 @@ impl Proxy {
         until("HAProxy listens", || {
             try_connect(&directory.path().join("2")).ok()
         });
-        Self::HaProxy(process, directory)
+        Self::Peer(process, directory)
     }
 
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tbot(..) => crate::frame::OURS,
-            Self::HaProxy(..) => "HAProxy",
+            Self::Peer(..) => "HAProxy",
+            Self::Nobody(_) => "no relay",
         }
     }
 
-    pub fn pid(&self) -> Pid {
+    /// Its process, if it has one.
+    pub fn pid(&self) -> Option<Pid> {
         match self {
-            Self::Tbot(tbot, _) => tbot.pid(),
-            Self::HaProxy(process, _) => process.pid(),
+            Self::Tbot(tbot, _) => Some(tbot.pid()),
+            Self::Peer(process, _) => Some(process.pid()),
+            Self::Nobody(_) => None,
         }
     }
 
     /// A connection on its way to the target.
-    pub fn open(&self, target: Target) -> std::os::unix::net::UnixStream {
+    pub fn open(&self, target: Target) -> UnixStream {
         let number = target as usize;
         match self {
             Self::Tbot(tbot, targets) => crate::common::v1::dial(tbot, targets[number]),
-            Self::HaProxy(_, directory) => {
+            Self::Peer(_, directory) => {
                 let socket = directory.path().join(number.to_string());
                 try_connect(&socket).expect("HAProxy accepts")
+            }
+            Self::Nobody(targets) => {
+                let stream = TcpStream::connect(targets[number]).expect("it listens");
+                stream.set_nodelay(true).expect("a socket");
+                // Read and written like the others.
+                OwnedFd::from(stream).into()
             }
         }
     }

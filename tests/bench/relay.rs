@@ -56,7 +56,7 @@ pub fn measure(plan: &Plan, report: &mut Report) {
     let (flood, drain) = (Server::start(flood), Server::start(drain));
     let targets = [start_echo(), flood.address, drain.address];
     report.say("relayed connections, and HAProxy's");
-    let proxies = Proxy::both(targets);
+    let proxies = Proxy::all(targets);
     for _ in 0..plan.rounds {
         for proxy in &proxies {
             churn(proxy, plan, report);
@@ -79,7 +79,7 @@ pub fn measure(plan: &Plan, report: &mut Report) {
 fn on_one_core(plan: &Plan, report: &mut Report) {
     let targets = [start_echo(); 3];
     for (core, median, late) in TRIPS_ON {
-        let proxies = cores::on_the(core, || Proxy::both(targets));
+        let proxies = cores::on_the(core, || Proxy::all(targets));
         for _ in 0..plan.rounds {
             for proxy in &proxies {
                 let mut all = round_trips(proxy, TRIPS / plan.divisor);
@@ -132,12 +132,14 @@ fn rows(levels: &[usize], report: &mut Report) {
 /// Connections that come, hear of the target, and go.
 fn churn(proxy: &Proxy, plan: &Plan, report: &mut Report) {
     let time = TIME / plan.divisor as u32;
-    let processes = [proxy.pid()];
+    let processes = Vec::from_iter(proxy.pid());
     let before = Cpu::of(&processes);
     let (took, count) = repeat(time, || drop(open(proxy)));
     report.add(RATE, proxy.name(), count / took);
     let spent = Cpu::of(&processes).since(&before);
-    report.add(COST, proxy.name(), spent / count);
+    if !processes.is_empty() {
+        report.add(COST, proxy.name(), spent / count);
+    }
 }
 
 fn bulk(
@@ -147,7 +149,7 @@ fn bulk(
     (what, carry, streams): (&str, Carry, usize),
 ) {
     let each = AMOUNT / plan.divisor / streams;
-    let processes = [proxy.pid()];
+    let processes = Vec::from_iter(proxy.pid());
     let (before, began) = (Cpu::of(&processes), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..streams {
@@ -157,7 +159,9 @@ fn bulk(
     let (took, amount) = (began.elapsed().as_secs_f64(), (each * streams) as f64);
     let spent = Cpu::of(&processes).since(&before);
     report.add(what, proxy.name(), amount / took);
-    report.add(&gigabyte(what), proxy.name(), spent * 1e9 / amount);
+    if !processes.is_empty() {
+        report.add(&gigabyte(what), proxy.name(), spent * 1e9 / amount);
+    }
 }
 
 fn down(proxy: &Proxy, amount: usize) {
@@ -172,14 +176,14 @@ fn up(proxy: &Proxy, amount: usize) {
 fn hold(proxy: &Proxy, plan: &Plan, report: &mut Report) {
     // What is there after the first connections stays.
     (0..100).for_each(|_| drop(open(proxy)));
-    let before = memory([proxy.pid()]);
+    let before = memory(proxy.pid());
     let mut held = Vec::new();
     let mut first = None;
     let levels = levels(plan);
     for &level in &levels {
         let missing = level - held.len();
         held.extend((0..missing).map(|_| open(proxy)));
-        let each_takes = (memory([proxy.pid()]) - before) / level as f64;
+        let each_takes = (memory(proxy.pid()) - before) / level as f64;
         report.add(
             &each(level),
             proxy.name(),
