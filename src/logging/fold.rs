@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 
-use super::line::{Said, Value};
+use super::said::{Said, Value};
 
 /// How long one is counted before the number is told.
 const PERIOD: Duration = Duration::from_secs(10);
