@@ -3,36 +3,42 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::readyz::{at_most_9999, rfc3339};
+use crate::readyz::rfc3339;
 
-/// How much of `2025-11-23T00:13:38Z` comes before the parts of a second.
-const SECONDS: usize = 19;
+/// Where the parts of a second are.
+const MICROS: std::ops::Range<usize> = 20..26;
 
 /// Knows the second that was last asked for: its date is the work.
-#[derive(Default)]
 pub(super) struct Clock {
-    second: Option<u64>,
-    text: [u8; SECONDS],
+    second: u64,
+    text: [u8; 27],
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            second: 0,
+            text: *b"1970-01-01T00:00:00.000000Z",
+        }
+    }
 }
 
 impl Clock {
     /// Adds the time in UTC, with microseconds (RFC 3339); a year is one from 1970 to 9999.
     pub fn write(&mut self, line: &mut Vec<u8>, at: SystemTime) {
-        let since = at_most_9999(at.duration_since(UNIX_EPOCH).unwrap_or_default());
-        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let second = since.as_secs();
-        if self.second.replace(second) != Some(second) {
-            // All that has room.
-            let _ = write!(&mut self.text[..], "{}", rfc3339(second));
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != since.as_secs() {
+            self.second = since.as_secs();
+            // There is room for all, and a dot instead of its Z.
+            let _ = write!(&mut self.text[..], "{}", rfc3339(self.second));
+            self.text[MICROS.start - 1] = b'.';
         }
-        line.extend_from_slice(&self.text);
-        let mut parts = *b".000000Z";
         let mut rest = since.subsec_micros();
-        for digit in parts[1..7].iter_mut().rev() {
-            *digit += (rest % 10) as u8;
+        for digit in self.text[MICROS].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        line.extend_from_slice(&parts);
+        line.extend_from_slice(&self.text);
     }
 }
 
@@ -57,6 +63,7 @@ mod tests {
             (micros(1_763_856_819_999_999), "2025-11-23T00:13:39.999999Z"),
             // It is set back.
             (micros(1_763_856_818_500_000), "2025-11-23T00:13:38.500000Z"),
+            (micros(1), "1970-01-01T00:00:00.000001Z"),
             (micros(951_782_400_000_000), "2000-02-29T00:00:00.000000Z"),
             (UNIX_EPOCH - year, "1970-01-01T00:00:00.000000Z"),
             (UNIX_EPOCH + 20_000 * year, "9999-12-31T23:59:59.000000Z"),

@@ -4,22 +4,27 @@
 
 use std::io::Write;
 
-/// The digits of the largest `u64`.
-const MOST: usize = 20;
+/// Room for the digits of the largest `u64`, and then some.
+const MOST: usize = 24;
 
 /// Adds a number.
-pub(super) fn unsigned(line: &mut Vec<u8>, mut value: u64) {
+pub(super) fn unsigned(line: &mut Vec<u8>, value: u64) {
     let mut digits = [0; MOST];
-    let mut begin = MOST;
+    let begin = write(&mut digits, MOST, value);
+    line.extend_from_slice(&digits[begin..]);
+}
+
+/// Writes the digits that end before `end`, and gives their beginning back.
+fn write(digits: &mut [u8; MOST], end: usize, mut value: u64) -> usize {
+    let mut begin = end;
     loop {
         begin -= 1;
         digits[begin] = b'0' + (value % 10) as u8;
         value /= 10;
         if value == 0 {
-            break;
+            return begin;
         }
     }
-    line.extend_from_slice(&digits[begin..]);
 }
 
 /// Adds one that may be below 0.
@@ -33,20 +38,22 @@ pub(super) fn signed(line: &mut Vec<u8>, value: i64) {
 /// Adds a number of any size and sign, as `{:?}` does; JSON has none that is infinite or none.
 pub(super) fn float(line: &mut Vec<u8>, value: f64) {
     // With fifteen digits or fewer, and no other number of so many is the same `f64`: so these are the shortest.
-    const MOST: f64 = 1e12;
+    const EXACT: f64 = 1e12;
     let thousandths = (value * 1000.0).round();
-    if (0.0..MOST).contains(&value) && thousandths / 1000.0 == value && value.is_sign_positive() {
+    if (0.0..EXACT).contains(&value) && thousandths / 1000.0 == value && value.is_sign_positive() {
         let thousandths = thousandths as u64;
-        unsigned(line, thousandths / 1000);
-        let rest = thousandths % 1000;
-        let digits = [rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8);
-        let length = match rest {
-            _ if rest % 100 == 0 => 1,
-            _ if rest % 10 == 0 => 2,
-            _ => 3,
+        let (whole, rest) = (thousandths / 1000, thousandths % 1000);
+        let mut digits = [0; MOST];
+        // A thousand more has all three, and gives its one up for the dot.
+        let dot = write(&mut digits, MOST, 1000 + rest);
+        digits[dot] = b'.';
+        let begin = write(&mut digits, dot, whole);
+        let zeros = match rest {
+            _ if rest % 100 == 0 => 2,
+            _ if rest % 10 == 0 => 1,
+            _ => 0,
         };
-        line.push(b'.');
-        line.extend_from_slice(&digits[..length]);
+        line.extend_from_slice(&digits[begin..MOST - zeros]);
     } else if value.is_finite() {
         // Writing to a vector does not fail.
         let _ = write!(line, "{value:?}");
@@ -64,7 +71,9 @@ mod tests {
         let mut number = 1_u64;
         for n in 0..200_000_u64 {
             // Of all sizes.
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n);
+            number = number
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(n);
             let random = number >> (n % 64);
             for value in [n, random, u64::MAX - n] {
                 let mut line = Vec::new();
@@ -75,7 +84,15 @@ mod tests {
                 assert_eq!(line, value.to_string().as_bytes());
             }
             let (milli, bits) = (random as f64 / 1000.0, f64::from_bits(number));
-            for value in [n as f64, n as f64 / 1000.0, milli, -milli, milli / 16.0, bits, f64::from(n as u32) * 1e9] {
+            for value in [
+                n as f64,
+                n as f64 / 1000.0,
+                milli,
+                -milli,
+                milli / 16.0,
+                bits,
+                f64::from(n as u32) * 1e9,
+            ] {
                 let mut line = Vec::new();
                 float(&mut line, value);
                 let expected = match value.is_finite() {

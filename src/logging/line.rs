@@ -32,25 +32,40 @@ impl Style {
         }
     }
 
-    /// What is behind the time, in parts.
-    fn level(self, level: Level) -> [&'static str; 4] {
-        let name = level.as_str();
-        let room = &"     "[name.len()..];
-        match self {
-            Self::Text { colours: false } => [" ", room, name, " "],
-            Self::Text { colours: true } => {
-                // Those that tracing's own formatter has made familiar.
-                let colour = match level {
-                    Level::ERROR => "\x1b[0m \x1b[31m",
-                    Level::WARN => "\x1b[0m \x1b[33m",
-                    Level::INFO => "\x1b[0m \x1b[32m",
-                    Level::DEBUG => "\x1b[0m \x1b[34m",
-                    Level::TRACE => "\x1b[0m \x1b[35m",
-                };
-                [colour, room, name, "\x1b[0m "]
-            }
-            Self::Json => ["\",\"level\":\"", "", name, "\",\"message\":"],
-        }
+    /// What is behind the time.
+    fn level(self, line: &mut Vec<u8>, level: Level) {
+        let name = match level {
+            Level::ERROR => " ERROR ",
+            Level::WARN => "  WARN ",
+            Level::INFO => "  INFO ",
+            Level::DEBUG => " DEBUG ",
+            Level::TRACE => " TRACE ",
+        };
+        // Those that tracing's own formatter has made familiar.
+        let colour = match level {
+            Level::ERROR => b'1',
+            Level::WARN => b'3',
+            Level::INFO => b'2',
+            Level::DEBUG => b'4',
+            Level::TRACE => b'5',
+        };
+        let coloured = [0x1b, b'[', b'3', colour, b'm'];
+        let parts: [&[u8]; 4] = match self {
+            Self::Text { colours: false } => return line.extend_from_slice(name.as_bytes()),
+            Self::Text { colours: true } => [
+                b"\x1b[0m ",
+                &coloured,
+                name.trim_end()[1..].as_bytes(),
+                b"\x1b[0m ",
+            ],
+            Self::Json => [
+                b"\",\"level\":\"",
+                name.trim().as_bytes(),
+                b"\",\"message\":",
+                b"",
+            ],
+        };
+        line.extend(parts.concat());
     }
 }
 
@@ -86,9 +101,7 @@ pub(super) fn of_said(style: Style, said: &Said) -> Vec<u8> {
 impl Line {
     fn new(style: Style, level: Level) -> Self {
         let mut bytes = Vec::with_capacity(USUAL);
-        for part in style.level(level) {
-            bytes.extend_from_slice(part.as_bytes());
-        }
+        style.level(&mut bytes, level);
         Self {
             style,
             message: bytes.len(),
@@ -97,33 +110,46 @@ impl Line {
     }
 
     fn end(mut self) -> Vec<u8> {
-        self.bytes.extend_from_slice(match self.style {
-            Style::Text { .. } => b"\n",
-            Style::Json => b"}\n",
-        });
+        if let Style::Json = self.style {
+            self.bytes.push(b'}');
+        }
+        self.bytes.push(b'\n');
         self.bytes
     }
 
     fn message(&mut self, text: &str) {
-        // Mostly none: tracing gives the message first.
-        let fields = self.bytes.split_off(self.message);
+        let fields = match self.bytes.len() > self.message {
+            true => self.bytes.split_off(self.message),
+            // Mostly: tracing gives the message first.
+            false => Vec::new(),
+        };
         match self.style {
             Style::Text { .. } => message(&mut self.bytes, text),
             Style::Json => json_string(&mut self.bytes, text),
         }
-        self.bytes.extend(fields);
+        self.bytes.extend_from_slice(&fields);
     }
 
-    /// What is in front of a field's value.
+    /// What is in front of a field's value. A byte alone costs a fifth of a slice.
     fn name(&mut self, name: &str) {
-        let (begin, end): (&[u8], &[u8]) = match self.style {
-            Style::Text { colours: false } => (b" ", b"="),
-            Style::Text { colours: true } => (b" \x1b[2m", b"=\x1b[0m"),
-            Style::Json => (b",\"", b"\":"),
-        };
-        self.bytes.extend_from_slice(begin);
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(end);
+        let Self { style, bytes, .. } = self;
+        match style {
+            Style::Text { colours: false } => bytes.push(b' '),
+            Style::Text { colours: true } => bytes.extend_from_slice(b" \x1b[2m"),
+            Style::Json => {
+                bytes.push(b',');
+                bytes.push(b'"');
+            }
+        }
+        bytes.extend_from_slice(name.as_bytes());
+        match style {
+            Style::Text { colours: false } => bytes.push(b'='),
+            Style::Text { colours: true } => bytes.extend_from_slice(b"=\x1b[0m"),
+            Style::Json => {
+                bytes.push(b'"');
+                bytes.push(b':');
+            }
+        }
     }
 
     fn text(&mut self, text: &str) {

@@ -64,7 +64,9 @@ impl Queue {
 
     fn add(&self, state: &mut State, line: &[u8]) {
         let State { clock, bytes, .. } = state;
-        bytes.extend_from_slice(self.head.as_bytes());
+        if !self.head.is_empty() {
+            bytes.extend_from_slice(self.head.as_bytes());
+        }
         clock.write(bytes, SystemTime::now());
         bytes.extend_from_slice(line);
         state.lines += 1;

@@ -1,10 +1,13 @@
 //! What is known of a connection, and the one line about it in the log, at its end.
 
-use std::fmt::{Arguments, Display};
+use std::borrow::Cow;
+use std::fmt::Arguments;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::relay::Carried;
+use super::request::Request;
 use super::routes::Route;
 use crate::sys::Peer;
 
@@ -17,6 +20,49 @@ pub const CUT: &str = "cut";
 
 /// Of one by a user who is not allowed.
 const PEER: &str = "peer";
+
+/// Where a connection leads.
+pub trait Target {
+    /// As it is told, in one piece: a line is put together from few of them.
+    fn text(&self) -> String;
+}
+
+impl Target for Request {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Target for SocketAddr {
+    /// By hand for IPv4, as `std::fmt` takes five times as long.
+    fn text(&self) -> String {
+        let Self::V4(address) = self else {
+            return self.to_string();
+        };
+        let mut text = *b"255.255.255.255:65535";
+        let mut begin = text.len();
+        let mut put = |mut value: u16, mark: &[u8]| {
+            loop {
+                begin -= 1;
+                text[begin] = b'0' + (value % 10) as u8;
+                value /= 10;
+                if value == 0 {
+                    break;
+                }
+            }
+            begin -= mark.len();
+            text[begin..begin + mark.len()].copy_from_slice(mark);
+            begin
+        };
+        let [a, b, c, d] = address.ip().octets().map(u16::from);
+        put(address.port(), b":");
+        put(d, b".");
+        put(c, b".");
+        put(b, b".");
+        let begin = put(a, b"");
+        String::from_utf8_lossy(&text[begin..]).into_owned()
+    }
+}
 
 /// What is known of a connection so far. Its strings are those that came with the request: nothing is put together
 /// before the line is written, and then only if it is.
@@ -49,7 +95,7 @@ impl Record {
     pub fn log(
         &self,
         outcome: &str,
-        target: Option<&dyn Display>,
+        target: Option<&dyn Target>,
         carried: Option<Carried>,
         message: Arguments<'_>,
     ) {
@@ -61,9 +107,10 @@ impl Record {
                 tracing::event!(
                     target: "tbot::connection",
                     tracing::Level::$level,
+                    message = &*whole(message),
                     request = self.request.as_deref(),
                     cluster = route.and_then(|route| route.name.as_deref()),
-                    target = target.map(tracing::field::display),
+                    target = target.map(Target::text),
                     bastion = bastion().map(tracing::field::display),
                     outcome,
                     sent = carried.map(|carried| carried.sent),
@@ -71,8 +118,7 @@ impl Record {
                     connect_ms = self.connect.map(milliseconds),
                     total_ms = milliseconds(self.begun.elapsed()),
                     uid = self.peer.map(|peer| peer.uid),
-                    pid = self.peer.and_then(|peer| peer.pid),
-                    "{message}"
+                    pid = self.peer.and_then(|peer| peer.pid)
                 )
             };
         }
@@ -85,7 +131,34 @@ impl Record {
     }
 }
 
+/// Of one that went well it is a constant.
+fn whole(message: Arguments<'_>) -> Cow<'static, str> {
+    message
+        .as_str()
+        .map_or_else(|| message.to_string().into(), Cow::Borrowed)
+}
+
 /// To the microsecond.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_as_the_standard_library_writes_it() {
+        for text in [
+            "0.0.0.0:0",
+            "1.20.100.255:22",
+            "255.255.255.255:65535",
+            "10.0.9.99:10000",
+            "[::1]:22",
+            "[fe80::1%3]:2222",
+        ] {
+            let address: SocketAddr = text.parse().expect("an address");
+            assert_eq!(address.text(), text);
+        }
+    }
 }
