@@ -3,6 +3,7 @@
 //! Nobody who logs waits for stderr: where it is a pipe whose reader stands still, lines are dropped
 //! and their number is told later. So a stuck log collector never stops a connection.
 
+mod buffer;
 mod clock;
 mod escape;
 mod figure;
@@ -164,9 +165,10 @@ impl Shared {
         } else {
             line::of_event(self.style, event)
         };
-        if !self.queue.push(&line) {
+        if !self.queue.push(line.used()) {
             self.metrics.dropped.inc();
         }
+        line.keep();
     }
 
     /// What its thread does: writes lines as they come.
@@ -203,7 +205,7 @@ impl Shared {
     }
 
     fn tell(&self, said: &Said) {
-        self.queue.push_last(&line::of_said(self.style, said));
+        self.queue.push_last(line::of_said(self.style, said).used());
     }
 
     fn folds(&self) -> MutexGuard<'_, Folds> {
