@@ -2,9 +2,8 @@
 //!
 //! Escaping is done here and nowhere else, so that no event can forget it.
 
-use std::fmt::{Display, Write};
-
-use super::buffer::Buffer;
+use std::fmt::Display;
+use std::io::Write;
 
 /// How much of one value is shown, in bytes as they are shown: no line is longer than a few of these.
 pub(super) const LONGEST: usize = 4096;
@@ -77,46 +76,52 @@ fn is_harmful(c: char) -> bool {
 
 /// `text` for a terminal, in one line.
 pub(crate) fn harmless(text: &str) -> String {
-    let mut shown = Buffer::new();
+    let mut shown = Vec::with_capacity(text.len());
     escape(&mut shown, text, usize::MAX, "", text_escape);
-    String::from_utf8_lossy(shown.used()).into_owned()
+    String::from_utf8_lossy(&shown).into_owned()
 }
 
 /// Adds a message to a line of text.
-pub(super) fn message(line: &mut Buffer, text: &str) {
+pub(super) fn message(line: &mut Vec<u8>, text: &str) {
     match stands(text.as_bytes(), Place::Message) {
-        true => line.put(text.as_bytes()),
+        true => line.extend_from_slice(text.as_bytes()),
         false => escape(line, text, LONGEST, "", text_escape),
     }
 }
 
 /// Adds a value to a line of text, in quotes where it needs some.
-pub(super) fn value(line: &mut Buffer, text: &str) {
+pub(super) fn value(line: &mut Vec<u8>, text: &str) {
     let is_in_word = |c: char| !c.is_whitespace() && !"\"\\=".contains(c) && !is_harmful(c);
     // Letters of other scripts are of words, too.
     let is_word = || kinds(text.as_bytes()) == OTHER && text.chars().all(is_in_word);
     match stands(text.as_bytes(), Place::Word) || (text.len() <= LONGEST && is_word()) {
-        true => line.put(text.as_bytes()),
+        true => line.extend_from_slice(text.as_bytes()),
         false => quoted(line, text, text_escape),
     }
 }
 
 /// Adds a string of JSON.
-pub(super) fn json_string(line: &mut Buffer, text: &str) {
+pub(super) fn json_string(line: &mut Vec<u8>, text: &str) {
     quoted(line, text, json_escape);
 }
 
-fn quoted(line: &mut Buffer, text: &str, replace: fn(&mut Buffer, char)) {
+fn quoted(line: &mut Vec<u8>, text: &str, replace: fn(&mut Vec<u8>, char)) {
     line.push(b'"');
     match stands(text.as_bytes(), Place::Quotes) {
-        true => line.put(text.as_bytes()),
+        true => line.extend_from_slice(text.as_bytes()),
         false => escape(line, text, LONGEST, "\"\\", replace),
     }
     line.push(b'"');
 }
 
 /// Adds `text` with what is harmful or in `also` as `replace` writes it, up to about `most` bytes.
-fn escape(line: &mut Buffer, text: &str, most: usize, also: &str, replace: fn(&mut Buffer, char)) {
+fn escape(
+    line: &mut Vec<u8>,
+    text: &str,
+    most: usize,
+    also: &str,
+    replace: fn(&mut Vec<u8>, char),
+) {
     let end = line.len().saturating_add(most);
     for c in text.chars() {
         if line.len() >= end {
@@ -129,24 +134,24 @@ fn escape(line: &mut Buffer, text: &str, most: usize, also: &str, replace: fn(&m
     }
 }
 
-fn push(line: &mut Buffer, c: char) {
-    line.put(c.encode_utf8(&mut [0; 4]).as_bytes());
+fn push(line: &mut Vec<u8>, c: char) {
+    line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-fn put(line: &mut Buffer, shown: impl Display) {
+fn put(line: &mut Vec<u8>, shown: impl Display) {
     // Writing to memory does not fail.
     let _ = write!(line, "{shown}");
 }
 
 /// As in a string of Rust: `\n`, `\u{1b}`.
-fn text_escape(line: &mut Buffer, c: char) {
+fn text_escape(line: &mut Vec<u8>, c: char) {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' => put(line, c.escape_default()),
         _ => put(line, c.escape_unicode()),
     }
 }
 
-fn json_escape(line: &mut Buffer, c: char) {
+fn json_escape(line: &mut Vec<u8>, c: char) {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' => put(line, c.escape_default()),
         _ => {

@@ -2,18 +2,20 @@
 //!
 //! By hand, as those of a connection's line cost several times as much by `std::fmt`.
 
-use std::fmt::Write;
-
-use super::buffer::Buffer;
+use std::io::Write;
 
 /// Room for the digits of the largest `u64`, and then some.
 const MOST: usize = 24;
 
 /// Adds a number.
-pub(super) fn unsigned(line: &mut Buffer, value: u64) {
+pub(super) fn unsigned(line: &mut Vec<u8>, value: u64) {
+    if value < 10 {
+        // As often as not: no bytes, the user root.
+        return line.push(b'0' + value as u8);
+    }
     let mut digits = [0; MOST];
     let begin = write(&mut digits, MOST, value);
-    line.put(&digits[begin..]);
+    line.extend_from_slice(&digits[begin..]);
 }
 
 /// Writes the digits that end before `end`, and gives their beginning back.
@@ -30,7 +32,7 @@ fn write(digits: &mut [u8; MOST], end: usize, mut value: u64) -> usize {
 }
 
 /// Adds one that may be below 0.
-pub(super) fn signed(line: &mut Buffer, value: i64) {
+pub(super) fn signed(line: &mut Vec<u8>, value: i64) {
     if value < 0 {
         line.push(b'-');
     }
@@ -38,7 +40,7 @@ pub(super) fn signed(line: &mut Buffer, value: i64) {
 }
 
 /// Adds a number of any size and sign, as `{:?}` does; JSON has none that is infinite or none.
-pub(super) fn float(line: &mut Buffer, value: f64) {
+pub(super) fn float(line: &mut Vec<u8>, value: f64) {
     // With fifteen digits or fewer, and no other number of so many is the same `f64`: so these are the shortest.
     const EXACT: f64 = 1e12;
     let thousandths = (value * 1000.0).round();
@@ -55,12 +57,12 @@ pub(super) fn float(line: &mut Buffer, value: f64) {
             _ if rest % 10 == 0 => 1,
             _ => 0,
         };
-        line.put(&digits[begin..MOST - zeros]);
+        line.extend_from_slice(&digits[begin..MOST - zeros]);
     } else if value.is_finite() {
         // Writing to memory does not fail.
         let _ = write!(line, "{value:?}");
     } else {
-        line.put(b"null");
+        line.extend_from_slice(b"null");
     }
 }
 
@@ -78,12 +80,12 @@ mod tests {
                 .wrapping_add(n);
             let random = number >> (n % 64);
             for value in [n, random, u64::MAX - n] {
-                let mut line = Buffer::new();
+                let mut line = Vec::new();
                 unsigned(&mut line, value);
-                assert_eq!(line.used(), value.to_string().as_bytes());
-                let (mut line, value) = (Buffer::new(), value as i64);
+                assert_eq!(line, value.to_string().as_bytes());
+                let (mut line, value) = (Vec::new(), value as i64);
                 signed(&mut line, value);
-                assert_eq!(line.used(), value.to_string().as_bytes());
+                assert_eq!(line, value.to_string().as_bytes());
             }
             let (milli, bits) = (random as f64 / 1000.0, f64::from_bits(number));
             for value in [
@@ -95,17 +97,17 @@ mod tests {
                 bits,
                 f64::from(n as u32) * 1e9,
             ] {
-                let mut line = Buffer::new();
+                let mut line = Vec::new();
                 float(&mut line, value);
                 let expected = match value.is_finite() {
                     true => format!("{value:?}"),
                     false => "null".into(),
                 };
-                assert_eq!(line.used(), expected.as_bytes());
+                assert_eq!(line, expected.as_bytes());
             }
         }
-        let mut line = Buffer::new();
+        let mut line = Vec::new();
         float(&mut line, -0.0);
-        assert_eq!(line.used(), b"-0.0");
+        assert_eq!(line, b"-0.0");
     }
 }

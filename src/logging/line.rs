@@ -2,15 +2,26 @@
 //!
 //! It lacks its time, which the [queue](super::queue) knows.
 
-use std::fmt::{self, Write};
+use std::cell::Cell;
+use std::fmt;
+use std::io::Write;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use super::buffer::Buffer;
 use super::escape::{Place, json_string, message, stands, value};
 use super::figure::{float, signed, unsigned};
 use super::said::{MESSAGE, Said, Value};
+
+/// How much is expected of a line, so that few grow.
+const USUAL: usize = 512;
+
+/// The most that a thread keeps for its next line.
+const KEPT: usize = 4096;
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// How lines look.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +41,7 @@ impl Style {
     }
 
     /// What is behind the time.
-    fn level(self, line: &mut Buffer, level: Level) {
+    fn level(self, line: &mut Vec<u8>, level: Level) {
         let name = match level {
             Level::ERROR => " ERROR ",
             Level::WARN => "  WARN ",
@@ -47,18 +58,18 @@ impl Style {
             Level::TRACE => b'5',
         };
         match self {
-            Self::Text { colours: false } => line.put(name.as_bytes()),
+            Self::Text { colours: false } => line.extend_from_slice(name.as_bytes()),
             Self::Text { colours: true } => {
-                line.put(b"\x1b[0m \x1b[3");
+                line.extend_from_slice(b"\x1b[0m \x1b[3");
                 line.push(colour);
                 line.push(b'm');
-                line.put(&name.as_bytes()[1..name.len() - 1]);
-                line.put(b"\x1b[0m ");
+                line.extend_from_slice(&name.as_bytes()[1..name.len() - 1]);
+                line.extend_from_slice(b"\x1b[0m ");
             }
             Self::Json => {
-                line.put(b"\",\"level\":\"");
-                line.put(level.as_str().as_bytes());
-                line.put(b"\",\"message\":");
+                line.extend_from_slice(b"\",\"level\":\"");
+                line.extend_from_slice(level.as_str().as_bytes());
+                line.extend_from_slice(b"\",\"message\":");
             }
         }
     }
@@ -67,27 +78,35 @@ impl Style {
 /// A line on its way.
 struct Line {
     style: Style,
-    bytes: Buffer,
+    bytes: Vec<u8>,
     /// Where the message begins.
     message: usize,
 }
 
+/// Keeps the memory of a line that is done with for the next one of this thread.
+pub(super) fn done(mut line: Vec<u8>) {
+    if line.capacity() <= KEPT {
+        line.clear();
+        let _ = SPARE.try_with(|spare| spare.set(line));
+    }
+}
+
 /// That of an event, from behind its time to its end.
-pub(super) fn of_event(style: Style, event: &Event<'_>) -> Buffer {
+pub(super) fn of_event(style: Style, event: &Event<'_>) -> Vec<u8> {
     let mut line = Line::new(style, *event.metadata().level());
     event.record(&mut line);
     line.end()
 }
 
 /// That of what is kept of one.
-pub(super) fn of_said(style: Style, said: &Said) -> Buffer {
+pub(super) fn of_said(style: Style, said: &Said) -> Vec<u8> {
     let mut line = Line::new(style, said.level);
     line.message(&said.message);
     for (name, value) in &said.fields {
         line.name(name);
         match value {
             Value::Text(text) => line.text(text),
-            Value::Figure(figure) => line.bytes.put(figure.as_bytes()),
+            Value::Figure(figure) => line.bytes.extend_from_slice(figure.as_bytes()),
         }
     }
     line.end()
@@ -95,7 +114,9 @@ pub(super) fn of_said(style: Style, said: &Said) -> Buffer {
 
 impl Line {
     fn new(style: Style, level: Level) -> Self {
-        let mut bytes = Buffer::spare();
+        // Whoever logs while its thread ends has new memory.
+        let mut bytes = SPARE.try_with(Cell::take).unwrap_or_default();
+        bytes.reserve(USUAL);
         style.level(&mut bytes, level);
         Self {
             style,
@@ -104,7 +125,7 @@ impl Line {
         }
     }
 
-    fn end(mut self) -> Buffer {
+    fn end(mut self) -> Vec<u8> {
         if let Style::Json = self.style {
             self.bytes.push(b'}');
         }
@@ -122,24 +143,25 @@ impl Line {
             Style::Text { .. } => message(&mut self.bytes, text),
             Style::Json => json_string(&mut self.bytes, text),
         }
-        self.bytes.put(&fields);
+        self.bytes.extend_from_slice(&fields);
     }
 
     /// What is in front of a field's value. A byte alone costs less than a slice.
+    #[inline(always)]
     fn name(&mut self, name: &str) {
         let Self { style, bytes, .. } = self;
         match style {
             Style::Text { colours: false } => bytes.push(b' '),
-            Style::Text { colours: true } => bytes.put(b" \x1b[2m"),
+            Style::Text { colours: true } => bytes.extend_from_slice(b" \x1b[2m"),
             Style::Json => {
                 bytes.push(b',');
                 bytes.push(b'"');
             }
         }
-        bytes.put(name.as_bytes());
+        bytes.extend_from_slice(name.as_bytes());
         match style {
             Style::Text { colours: false } => bytes.push(b'='),
-            Style::Text { colours: true } => bytes.put(b"=\x1b[0m"),
+            Style::Text { colours: true } => bytes.extend_from_slice(b"=\x1b[0m"),
             Style::Json => {
                 bytes.push(b'"');
                 bytes.push(b':');
@@ -154,7 +176,7 @@ impl Line {
         }
     }
 
-    fn figure(&mut self, field: &Field, write: impl FnOnce(&mut Buffer)) {
+    fn figure(&mut self, field: &Field, write: impl FnOnce(&mut Vec<u8>)) {
         self.name(field.name());
         write(&mut self.bytes);
     }
@@ -189,7 +211,7 @@ impl Visit for Line {
             true => Place::Message,
             false => Place::Word,
         };
-        if stands(&self.bytes.used()[text..], place) && !(is_message && begin > self.message) {
+        if stands(&self.bytes[text..], place) && !(is_message && begin > self.message) {
             if is_json {
                 self.bytes.push(b'"');
             }
@@ -197,7 +219,7 @@ impl Visit for Line {
         }
         let text = self.bytes.split_off(text);
         let text = String::from_utf8_lossy(&text);
-        self.bytes.split_off(begin);
+        self.bytes.truncate(begin);
         match is_message {
             true => self.message(&text),
             false => self.text(&text),
@@ -218,7 +240,7 @@ impl Visit for Line {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         let text = if value { "true" } else { "false" };
-        self.figure(field, |line| line.put(text.as_bytes()));
+        self.figure(field, |line| line.extend_from_slice(text.as_bytes()));
     }
 }
 
@@ -241,8 +263,8 @@ mod tests {
         fn event(&self, event: &Event<'_>) {
             let line = of_event(self.0, event);
             let kept = of_said(self.0, &Said::of(event));
-            assert_eq!(line.used(), kept.used());
-            let line = String::from_utf8(line.used().to_vec()).expect("UTF-8");
+            assert_eq!(line, kept);
+            let line = String::from_utf8(line).expect("UTF-8");
             *self.1.lock().expect("no panic") = line;
         }
 

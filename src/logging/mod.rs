@@ -3,7 +3,6 @@
 //! Nobody who logs waits for stderr: where it is a pipe whose reader stands still, lines are dropped
 //! and their number is told later. So a stuck log collector never stops a connection.
 
-mod buffer;
 mod clock;
 mod escape;
 mod figure;
@@ -165,10 +164,10 @@ impl Shared {
         } else {
             line::of_event(self.style, event)
         };
-        if !self.queue.push(line.used()) {
+        if !self.queue.push(&line) {
             self.metrics.dropped.inc();
         }
-        line.keep();
+        line::done(line);
     }
 
     /// What its thread does: writes lines as they come.
@@ -205,7 +204,7 @@ impl Shared {
     }
 
     fn tell(&self, said: &Said) {
-        self.queue.push_last(line::of_said(self.style, said).used());
+        self.queue.push_last(&line::of_said(self.style, said));
     }
 
     fn folds(&self) -> MutexGuard<'_, Folds> {

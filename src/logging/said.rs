@@ -5,7 +5,6 @@ use std::fmt;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use super::buffer::Buffer;
 use super::escape::LONGEST;
 use super::figure::{float, signed, unsigned};
 
@@ -48,10 +47,10 @@ impl Said {
         }
     }
 
-    fn add_figure(&mut self, field: &Field, write: impl FnOnce(&mut Buffer)) {
-        let mut figure = Buffer::new();
+    fn add_figure(&mut self, field: &Field, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut figure = Vec::new();
         write(&mut figure);
-        let figure = String::from_utf8_lossy(figure.used()).into_owned();
+        let figure = String::from_utf8_lossy(&figure).into_owned();
         self.fields.push((field.name(), Value::Figure(figure)));
     }
 }
