@@ -111,8 +111,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const MULTIPLEXER: &str = "SSH multiplexer";
 
 /// The shortest time between two renewals that signals ask for: of a storm of them the first is answered at once, and
-/// all others of a second together.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// those that come until then together.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// The headings of the page at `/`, with the metrics below each.
 const PAGE: [(&str, &str); 7] = [

@@ -274,7 +274,7 @@ fn what_is_repeated_by_several_users_is_told_of_none_of_them_alone() {
 }
 
 #[test]
-fn a_storm_of_signals_is_a_renewal_and_a_line_a_second() {
+fn a_storm_of_signals_is_ten_renewals_and_lines_a_second() {
     let tbot = Tbot::start();
     let begun = std::time::Instant::now();
     let lines = || tbot.stderr.so_far().matches(" renewing everything").count() as u64;
@@ -284,7 +284,7 @@ fn a_storm_of_signals_is_a_renewal_and_a_line_a_second() {
         http::get(tbot.address(), "/livez");
     }
     tbot.stderr.line(" signals asked for");
-    let most = begun.elapsed().as_secs() + 1;
+    let most = begun.elapsed().as_millis() as u64 / 100 + 1;
     assert!(lines() <= most, "{} lines, not {most}", lines());
     let renewals =
         tbot.metric("tbot_task_iterations_total{name=\"artifacts\",service=\"ssh-multiplexer-1\"}");

@@ -167,9 +167,10 @@ fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let (mut log, writer) = std::io::pipe().expect("a pipe");
     let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    tbot.args(["start", "ssh-multiplexer", "--destination", "mux", "-d"]);
+    tbot.args(["start", "ssh-multiplexer", "--destination", "mux"]);
     tbot.args(["--diag-addr", "127.0.0.1:0", "--log-format", "json"]);
     tbot.current_dir(directory.path()).env_clear();
+    tbot.env("TBOT_LOG", "trace");
     let mut process = Child(tbot.stderr(writer).spawn().expect("it starts"));
     // It holds the writing end, too.
     drop(tbot);
@@ -183,9 +184,9 @@ fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
         let (address, _) = rest.split_once('/').expect("it ends so");
         address.parse().expect("an address")
     };
-    // Nobody reads: the pipe and the queue fill.
+    // Nobody reads: the pipe and the queue fill, by a line for each request.
     until("lines are dropped", || {
-        (0..50).for_each(|_| process.signal(Signal::HUP));
+        (0..50).for_each(|_| drop(http::get(address, "/livez")));
         let (_, metrics) = http::get(address, "/metrics");
         (!metrics.contains("tbot_log_lines_dropped_total 0")).then_some(())
     });
