@@ -99,10 +99,16 @@ fn a_request_to_the_diagnostics_is_a_line_of_trace() {
 
 #[test]
 fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
-    const SPITE: &str = "h\u{202e}\u{2066}\u{feff}\"x\\:22|no";
+    const SPITE: &str = "h\u{202e}\u{2066}\u{feff}\u{ad}\u{e0041}\"x\\:22|no";
     for format in ["text", "json"] {
         let tbot = Tbot::with(&["--log-format", format]);
-        assert_refused(&mut dial(&tbot, SPITE));
+        let mut client = connect(&tbot);
+        let (errors, writer) = Errors::pipe();
+        let bytes = [SPITE.as_bytes(), b"\0"].concat();
+        send_with_descriptors(&client, &bytes, &[writer.as_fd()]);
+        drop(writer);
+        let line = errors.one_line();
+        assert_refused(&mut client);
         tbot.await_ended(1);
         // Not of the protocol, so shown in a message.
         let mut client = connect(&tbot);
@@ -117,8 +123,10 @@ fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
         let is_odd = |c: char| {
             (c.is_control() && c != '\n')
                 || ('\u{2028}'..='\u{206f}').contains(&c)
-                || c == '\u{feff}'
+                || matches!(c, '\u{feff}' | '\u{ad}' | '\u{e0041}')
         };
+        assert!(!line.contains(is_odd), "{line:?}");
+        assert!(line.contains("cannot connect to h\\u{202e}"), "{line:?}");
         assert!(!log.contains(is_odd), "{log:?}");
         assert_eq!(log.matches("is no request").count(), 1, "{log}");
         if format == "json" {
@@ -126,7 +134,7 @@ fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
             assert_eq!(connections(&log)[0]["request"], SPITE);
         } else {
             let line = log.lines().find(|line| line.contains("outcome=cluster"));
-            let quoted = r#" request="h\u{202e}\u{2066}\u{feff}\"x\\:22|no" "#;
+            let quoted = r#" request="h\u{202e}\u{2066}\u{feff}\u{ad}\u{e0041}\"x\\:22|no" "#;
             assert!(line.expect("it is there").contains(quoted), "{line:?}");
         }
     }
