@@ -4,11 +4,33 @@
 
 use std::io::Write;
 
+/// A number, or true or false.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Figure {
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Truth(bool),
+}
+
+impl Figure {
+    /// Adds it to a line.
+    pub fn write(self, line: &mut Vec<u8>) {
+        match self {
+            Self::Unsigned(value) => unsigned(line, value),
+            Self::Signed(value) => signed(line, value),
+            Self::Float(value) => float(line, value),
+            Self::Truth(true) => line.extend_from_slice(b"true"),
+            Self::Truth(false) => line.extend_from_slice(b"false"),
+        }
+    }
+}
+
 /// Room for the digits of the largest `u64`, and then some.
 const MOST: usize = 24;
 
 /// Adds a number.
-pub(super) fn unsigned(line: &mut Vec<u8>, value: u64) {
+fn unsigned(line: &mut Vec<u8>, value: u64) {
     if value < 10 {
         // As often as not: no bytes, the user root.
         return line.push(b'0' + value as u8);
@@ -32,7 +54,7 @@ fn write(digits: &mut [u8; MOST], end: usize, mut value: u64) -> usize {
 }
 
 /// Adds one that may be below 0.
-pub(super) fn signed(line: &mut Vec<u8>, value: i64) {
+fn signed(line: &mut Vec<u8>, value: i64) {
     if value < 0 {
         line.push(b'-');
     }
@@ -40,7 +62,7 @@ pub(super) fn signed(line: &mut Vec<u8>, value: i64) {
 }
 
 /// Adds a number of any size and sign, as `{:?}` does; JSON has none that is infinite or none.
-pub(super) fn float(line: &mut Vec<u8>, value: f64) {
+fn float(line: &mut Vec<u8>, value: f64) {
     // With fifteen digits or fewer, and no other number of so many is the same `f64`: so these are the shortest.
     const EXACT: f64 = 1e12;
     let thousandths = (value * 1000.0).round();

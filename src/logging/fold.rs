@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 
-use super::said::{Said, Value};
+use super::figure::Figure;
+use super::said::{Said, USER, Value};
 
 /// How long one is counted before the number is told.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -20,9 +21,6 @@ const MOST: usize = 200;
 
 /// Users of one that are told apart.
 const MOST_USERS: usize = 100;
-
-/// The field with the user who is to blame.
-const USER: &str = "uid";
 
 /// What was said lately.
 #[derive(Default)]
@@ -55,7 +53,7 @@ impl Folds {
         let place = self.places.entry(at).or_default();
         if let Some(entry) = place.known.get_mut(&key) {
             entry.again += 1;
-            entry.users.add(said);
+            entry.users.add(said.user);
             entry.said.get_or_insert_with(|| common(said));
             return true;
         }
@@ -73,6 +71,7 @@ impl Folds {
                 level: said.level,
                 message: format!("more lines of {target} were left out"),
                 fields: Vec::new(),
+                user: None,
             });
         } else {
             place.known.insert(key, entry);
@@ -139,22 +138,19 @@ impl Folds {
 /// Whose those are that are the same.
 #[derive(Default)]
 struct Users {
-    /// By their number, as it is shown.
-    known: Vec<String>,
+    known: Vec<u64>,
     /// There was one that names nobody.
     unknown: bool,
 }
 
 impl Users {
-    fn add(&mut self, said: &Said) {
-        let user = said.fields.iter().find(|(name, _)| *name == USER);
-        match user {
-            Some((_, Value::Figure(user))) => {
-                if self.known.len() < MOST_USERS && !self.known.contains(user) {
-                    self.known.push(user.clone());
-                }
-            }
-            _ => self.unknown = true,
+    fn add(&mut self, user: Option<u64>) {
+        let Some(user) = user else {
+            self.unknown = true;
+            return;
+        };
+        if self.known.len() < MOST_USERS && !self.known.contains(&user) {
+            self.known.push(user);
         }
     }
 }
@@ -172,6 +168,7 @@ fn common(said: &Said) -> Said {
         level: said.level,
         message,
         fields: said.fields.iter().filter(is_text).cloned().collect(),
+        user: None,
     }
 }
 
@@ -182,7 +179,7 @@ fn repeated(mut said: Said, again: u64, users: Users, period: Duration) -> Said 
         // Whatever is said would not be so of all.
         _ if users.unknown => {}
         [] => {}
-        [user] => said.fields.push((USER, Value::Figure(user.clone()))),
+        [user] => said.fields.push((USER, figure(*user))),
         all => {
             let more = if all.len() < MOST_USERS {
                 ""
@@ -190,8 +187,7 @@ fn repeated(mut said: Said, again: u64, users: Users, period: Duration) -> Said 
                 " or more"
             };
             by = format!(", by {}{more} users", all.len());
-            said.fields
-                .push(("users", Value::Figure(all.len().to_string())));
+            said.fields.push(("users", figure(all.len() as u64)));
         }
     }
     let seconds = seconds(period);
@@ -199,16 +195,18 @@ fn repeated(mut said: Said, again: u64, users: Users, period: Duration) -> Said 
         "{} (repeated {again} {times} in {seconds} s{by})",
         said.message
     );
-    said.fields
-        .push(("repeated", Value::Figure(again.to_string())));
+    said.fields.push(("repeated", figure(again)));
     said
 }
 
 fn left_out(mut said: Said, again: u64, period: Duration) -> Said {
     said.message = format!("{again} {} in {} s", said.message, seconds(period));
-    said.fields
-        .push(("left_out", Value::Figure(again.to_string())));
+    said.fields.push(("left_out", figure(again)));
     said
+}
+
+fn figure(value: u64) -> Value {
+    Value::Figure(Figure::Unsigned(value))
 }
 
 fn seconds(period: Duration) -> f64 {
@@ -241,8 +239,9 @@ mod tests {
             message: text.into(),
             fields: vec![
                 ("request", Value::Text(request.into())),
-                ("sent", Value::Figure(sent.to_string())),
+                ("sent", figure(sent.into())),
             ],
+            user: None,
         }
     }
 
@@ -273,7 +272,7 @@ mod tests {
             told[0].fields,
             [
                 ("request", Value::Text("db1".into())),
-                ("repeated", Value::Figure("2".into()))
+                ("repeated", figure(2))
             ]
         );
         assert_eq!(messages(told), ["down (repeated 2 times in 10 s)"]);
@@ -298,13 +297,13 @@ mod tests {
     #[test]
     fn a_user_is_told_of_those_that_are_one_user_s_alone() {
         let (now, mut all) = (Instant::now(), Vec::new());
-        let by = |user: Option<usize>| {
+        let by = |user: Option<u64>| {
             let mut said = said("down", "db1", 1);
-            let user = user.map(|user| (USER, Value::Figure(user.to_string())));
-            said.fields.extend(user);
+            said.user = user;
+            said.fields.extend(user.map(|user| (USER, figure(user))));
             said
         };
-        let none: [Option<usize>; 2] = [None, None];
+        let none: [Option<u64>; 2] = [None, None];
         let many: Vec<_> = (0..50_000).map(|n| Some(n % 1000)).collect();
         for users in [
             &none[..],
@@ -322,13 +321,13 @@ mod tests {
             // The next period has its own.
             folds.take(Identifier(&HERE), "tbot::x", &by(Some(9)), now + PERIOD);
             let next = folds.told(now + 2 * PERIOD, false);
-            assert_eq!(next[0].fields[1], (USER, Value::Figure("9".into())));
+            assert_eq!(next[0].fields[1], (USER, figure(9)));
         }
-        let figure = |said: &Said| match &said.fields[1] {
-            (name, Value::Figure(value)) => format!("{name}={value}"),
+        let shown = |said: &Said| match &said.fields[1] {
+            (name, Value::Figure(Figure::Unsigned(value))) => format!("{name}={value}"),
             other => panic!("{other:?}"),
         };
-        let figures: Vec<String> = all.iter().map(figure).collect();
+        let figures: Vec<String> = all.iter().map(shown).collect();
         assert_eq!(
             figures,
             ["repeated=1", "uid=7", "users=2", "repeated=2", "users=100"]

@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 use super::escape::{Place, json_string, message, stands, value};
-use super::figure::{float, signed, unsigned};
+use super::figure::Figure;
 use super::said::{MESSAGE, Said, Value};
 
 /// How much is expected of a line, so that few grow.
@@ -106,7 +106,7 @@ pub(super) fn of_said(style: Style, said: &Said) -> Vec<u8> {
         line.name(name);
         match value {
             Value::Text(text) => line.text(text),
-            Value::Figure(figure) => line.bytes.extend_from_slice(figure.as_bytes()),
+            Value::Figure(figure) => figure.write(&mut line.bytes),
         }
     }
     line.end()
@@ -176,9 +176,9 @@ impl Line {
         }
     }
 
-    fn figure(&mut self, field: &Field, write: impl FnOnce(&mut Vec<u8>)) {
+    fn figure(&mut self, field: &Field, figure: Figure) {
         self.name(field.name());
-        write(&mut self.bytes);
+        figure.write(&mut self.bytes);
     }
 }
 
@@ -227,20 +227,19 @@ impl Visit for Line {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.figure(field, |line| unsigned(line, value));
+        self.figure(field, Figure::Unsigned(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.figure(field, |line| signed(line, value));
+        self.figure(field, Figure::Signed(value));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.figure(field, |line| float(line, value));
+        self.figure(field, Figure::Float(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        let text = if value { "true" } else { "false" };
-        self.figure(field, |line| line.extend_from_slice(text.as_bytes()));
+        self.figure(field, Figure::Truth(value));
     }
 }
 

@@ -188,6 +188,7 @@ impl Shared {
                     level: Level::WARN,
                     message: format!("{n} log lines were dropped, as stderr took none"),
                     fields: Vec::new(),
+                    user: None,
                 });
             }
             if !lines.is_empty() && !stopped {

@@ -6,10 +6,13 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 use super::escape::LONGEST;
-use super::figure::{float, signed, unsigned};
+use super::figure::Figure;
 
 /// The field that is not one.
 pub(super) const MESSAGE: &str = "message";
+
+/// The field with the user who is to blame.
+pub(super) const USER: &str = "uid";
 
 /// What an event says.
 #[derive(Clone, Debug)]
@@ -17,14 +20,15 @@ pub(super) struct Said {
     pub level: Level,
     pub message: String,
     pub fields: Vec<(&'static str, Value)>,
+    /// That of [`USER`].
+    pub user: Option<u64>,
 }
 
 /// That of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Text(String),
-    /// A number, or true or false, as both formats have it.
-    Figure(String),
+    Figure(Figure),
 }
 
 impl Said {
@@ -33,6 +37,7 @@ impl Said {
             level: *event.metadata().level(),
             message: String::new(),
             fields: Vec::with_capacity(event.metadata().fields().len()),
+            user: None,
         };
         event.record(&mut said);
         said
@@ -47,10 +52,7 @@ impl Said {
         }
     }
 
-    fn add_figure(&mut self, field: &Field, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut figure = Vec::new();
-        write(&mut figure);
-        let figure = String::from_utf8_lossy(&figure).into_owned();
+    fn add_figure(&mut self, field: &Field, figure: Figure) {
         self.fields.push((field.name(), Value::Figure(figure)));
     }
 }
@@ -66,19 +68,21 @@ impl Visit for Said {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add_figure(field, |figure| unsigned(figure, value));
+        if field.name() == USER {
+            self.user = Some(value);
+        }
+        self.add_figure(field, Figure::Unsigned(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add_figure(field, |figure| signed(figure, value));
+        self.add_figure(field, Figure::Signed(value));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.add_figure(field, |figure| float(figure, value));
+        self.add_figure(field, Figure::Float(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.fields
-            .push((field.name(), Value::Figure(value.to_string())));
+        self.add_figure(field, Figure::Truth(value));
     }
 }

@@ -107,11 +107,11 @@ impl Record {
         let bastion = || Some(&route?.cluster.as_ref()?.bastion);
         // A level has to be a constant.
         macro_rules! line {
-            ($level:ident) => {
+            ($level:ident, $message:expr) => {
                 tracing::event!(
                     target: "tbot::connection",
                     tracing::Level::$level,
-                    message = &*whole(message),
+                    message = $message,
                     request = self.request.as_deref(),
                     cluster = route.and_then(|route| route.name.as_deref()),
                     target = target.map(|target| target.text(&mut room)).as_deref(),
@@ -127,10 +127,10 @@ impl Record {
             };
         }
         match outcome {
-            OK => line!(INFO),
+            OK => line!(INFO, &*whole(message)),
             // A place of its own: others do not crowd out who may not connect.
-            PEER => line!(WARN),
-            _ => line!(WARN),
+            PEER => line!(WARN, tracing::field::display(message)),
+            _ => line!(WARN, tracing::field::display(message)),
         }
     }
 }
