@@ -44,6 +44,8 @@ mod errors;
 #[cfg(all(feature = "cli", feature = "pprof", any(fuzzing, test)))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "multiplexer")]
+mod harmful;
 #[cfg(feature = "identity")]
 pub mod identity;
 #[cfg(feature = "cli")]

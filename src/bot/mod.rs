@@ -110,6 +110,10 @@ const LOOK: Duration = Duration::from_secs(10);
 
 const MULTIPLEXER: &str = "SSH multiplexer";
 
+/// The shortest time between two renewals that signals ask for: of a storm of them the first is answered at once, and
+/// those that come until then together.
+const BETWEEN: Duration = Duration::from_millis(100);
+
 /// The headings of the page at `/`, with the metrics below each.
 const PAGE: [(&str, &str); 7] = [
     // In the order in which things happen.
@@ -318,16 +322,26 @@ impl Running {
     /// Answers signals until one says to stop.
     fn serve(&mut self, events: &Receiver<Event>, metrics: &Metrics) {
         let mut look = Instant::now() + LOOK;
+        // Signals that are not answered yet, and when they may be.
+        let (mut asked, mut next) = (0_u64, Instant::now());
         loop {
-            let left = look.saturating_duration_since(Instant::now());
+            let until = if asked > 0 { look.min(next) } else { look };
+            let left = until.saturating_duration_since(Instant::now());
             match events.recv_timeout(left.min(self.notify.pause())) {
                 Ok(Event::Signal(SIGHUP | SIGUSR1)) => {
-                    tracing::info!("renewing everything, as a signal asked for");
+                    asked += 1;
                     self.notify.reloading();
-                    self.tasks().for_each(Task::run_now);
                 }
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Event::Idle) | Err(RecvTimeoutError::Timeout) => {}
+            }
+            if asked > 0 && Instant::now() >= next {
+                match asked {
+                    1 => tracing::info!("renewing everything, as a signal asked for"),
+                    _ => tracing::info!("renewing everything, as {asked} signals asked for"),
+                }
+                self.tasks().for_each(Task::run_now);
+                (asked, next) = (0, Instant::now() + BETWEEN);
             }
             if Instant::now() >= look {
                 metrics.renew();
@@ -338,7 +352,7 @@ impl Running {
                 self.statuses.overall();
                 look = Instant::now() + LOOK;
             }
-            if self.is_ready() {
+            if asked == 0 && self.is_ready() {
                 self.notify.ready();
             }
             self.report();

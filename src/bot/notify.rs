@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::errors::plain;
+use crate::harmful::is_harmful;
 use crate::readyz::{Overall, Status};
 
 /// Between two looks at how the services are.
@@ -227,7 +228,7 @@ fn status(overall: &Overall) -> String {
 
 /// A reason may hold what other programs wrote: a line break in it would begin a message of theirs.
 fn one_line(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let printable = |c: char| if is_harmful(c) { ' ' } else { c };
     text.chars().map(printable).take(LONGEST).collect()
 }
 
@@ -235,6 +236,12 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::readyz::Registry;
+
+    #[test]
+    fn a_status_is_one_line_of_what_is_seen() {
+        let shown = one_line("ssh says: a\nREADY=1\x1b\u{202e}b\u{2028}ü");
+        assert_eq!(shown, "ssh says: a READY=1  b ü");
+    }
 
     #[test]
     fn a_status_is_one_line_of_bounded_length() {

@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 
-use super::line::{Said, Value};
+use super::figure::Figure;
+use super::said::{Said, USER, Value};
 
 /// How long one is counted before the number is told.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Different ones from one place in a period.
 const MOST: usize = 200;
+
+/// Users of one that are told apart.
+const MOST_USERS: usize = 100;
 
 /// What was said lately.
 #[derive(Default)]
@@ -37,6 +41,7 @@ struct Place {
 struct Entry {
     since: Instant,
     again: u64,
+    users: Users,
     /// What to tell of those; kept from the second on.
     said: Option<Said>,
 }
@@ -48,12 +53,14 @@ impl Folds {
         let place = self.places.entry(at).or_default();
         if let Some(entry) = place.known.get_mut(&key) {
             entry.again += 1;
+            entry.users.add(said.user);
             entry.said.get_or_insert_with(|| common(said));
             return true;
         }
         let entry = Entry {
             since: now,
             again: 0,
+            users: Users::default(),
             said: None,
         };
         let is_one_too_many = place.known.len() >= MOST;
@@ -64,6 +71,7 @@ impl Folds {
                 level: said.level,
                 message: format!("more lines of {target} were left out"),
                 fields: Vec::new(),
+                user: None,
             });
         } else {
             place.known.insert(key, entry);
@@ -92,7 +100,11 @@ impl Folds {
                     return false;
                 };
                 let again = std::mem::take(&mut entry.again);
-                told.push(counted(said, again, period, is_others));
+                let users = std::mem::take(&mut entry.users);
+                told.push(match is_others {
+                    true => left_out(said, again, period),
+                    false => repeated(said, again, users, period),
+                });
                 entry.since = now;
                 if is_others {
                     return false;
@@ -123,36 +135,88 @@ impl Folds {
     }
 }
 
-/// What is so of all that are the same.
-fn common(said: &Said) -> Said {
-    let is_text = |field: &&(_, Value)| matches!(field.1, Value::Text(_));
-    Said {
-        level: said.level,
-        message: said.message.clone(),
-        fields: said.fields.iter().filter(is_text).cloned().collect(),
+/// Whose those are that are the same.
+#[derive(Default)]
+struct Users {
+    known: Vec<u64>,
+    /// There was one that names nobody.
+    unknown: bool,
+}
+
+impl Users {
+    fn add(&mut self, user: Option<u64>) {
+        let Some(user) = user else {
+            self.unknown = true;
+            return;
+        };
+        if self.known.len() < MOST_USERS && !self.known.contains(&user) {
+            self.known.push(user);
+        }
     }
 }
 
-fn counted(mut said: Said, again: u64, period: Duration, is_others: bool) -> Said {
-    let seconds = period.as_secs_f64().round().max(1.0);
-    let name = match is_others {
-        true => {
-            said.message = format!("{again} {} in {seconds} s", said.message);
-            "left_out"
+/// What is so of all that are the same. Of a long message there is less, so that behind it their number is seen.
+fn common(said: &Said) -> Said {
+    const LONGEST: usize = 512;
+    let mut message = said.message.clone();
+    if message.len() > LONGEST {
+        message.truncate(message.floor_char_boundary(LONGEST));
+        message.push('…');
+    }
+    let is_text = |field: &&(_, Value)| matches!(field.1, Value::Text(_));
+    Said {
+        level: said.level,
+        message,
+        fields: said.fields.iter().filter(is_text).cloned().collect(),
+        user: None,
+    }
+}
+
+fn repeated(mut said: Said, again: u64, users: Users, period: Duration) -> Said {
+    let times = if again == 1 { "time" } else { "times" };
+    let mut by = String::new();
+    match &users.known[..] {
+        // Whatever is said would not be so of all.
+        _ if users.unknown => {}
+        [] => {}
+        [user] => said.fields.push((USER, figure(*user))),
+        all => {
+            let more = if all.len() < MOST_USERS {
+                ""
+            } else {
+                " or more"
+            };
+            by = format!(", by {}{more} users", all.len());
+            said.fields.push(("users", figure(all.len() as u64)));
         }
-        false => {
-            let times = if again == 1 { "time" } else { "times" };
-            said.message = format!("{} (repeated {again} {times} in {seconds} s)", said.message);
-            "repeated"
-        }
-    };
-    said.fields.push((name, Value::Figure(again.to_string())));
+    }
+    let seconds = seconds(period);
+    said.message = format!(
+        "{} (repeated {again} {times} in {seconds} s{by})",
+        said.message
+    );
+    said.fields.push(("repeated", figure(again)));
     said
+}
+
+fn left_out(mut said: Said, again: u64, period: Duration) -> Said {
+    said.message = format!("{again} {} in {} s", said.message, seconds(period));
+    said.fields.push(("left_out", figure(again)));
+    said
+}
+
+fn figure(value: u64) -> Value {
+    Value::Figure(Figure::Unsigned(value))
+}
+
+fn seconds(period: Duration) -> f64 {
+    period.as_secs_f64().round().max(1.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::line::Style;
     use tracing::callsite::Callsite;
     use tracing::{Level, Metadata};
 
@@ -175,8 +239,9 @@ mod tests {
             message: text.into(),
             fields: vec![
                 ("request", Value::Text(request.into())),
-                ("sent", Value::Figure(sent.to_string())),
+                ("sent", figure(sent.into())),
             ],
+            user: None,
         }
     }
 
@@ -207,7 +272,7 @@ mod tests {
             told[0].fields,
             [
                 ("request", Value::Text("db1".into())),
-                ("repeated", Value::Figure("2".into()))
+                ("repeated", figure(2))
             ]
         );
         assert_eq!(messages(told), ["down (repeated 2 times in 10 s)"]);
@@ -227,6 +292,69 @@ mod tests {
             messages(folds.told(later(34), true)),
             ["down (repeated 1 time in 3 s)"]
         );
+    }
+
+    #[test]
+    fn a_user_is_told_of_those_that_are_one_user_s_alone() {
+        let (now, mut all) = (Instant::now(), Vec::new());
+        let by = |user: Option<u64>| {
+            let mut said = said("down", "db1", 1);
+            said.user = user;
+            said.fields.extend(user.map(|user| (USER, figure(user))));
+            said
+        };
+        let none: [Option<u64>; 2] = [None, None];
+        let many: Vec<_> = (0..50_000).map(|n| Some(n % 1000)).collect();
+        for users in [
+            &none[..],
+            &[Some(0), Some(7), Some(7)],
+            &[Some(0), Some(7), Some(8), Some(7)],
+            &[Some(0), Some(7), None],
+            &many,
+        ] {
+            let mut folds = Folds::default();
+            for (n, user) in users.iter().enumerate() {
+                let folded = folds.take(Identifier(&HERE), "tbot::x", &by(*user), now);
+                assert_eq!(folded, n > 0);
+            }
+            all.extend(folds.told(now + PERIOD, false));
+            // The next period has its own.
+            folds.take(Identifier(&HERE), "tbot::x", &by(Some(9)), now + PERIOD);
+            let next = folds.told(now + 2 * PERIOD, false);
+            assert_eq!(next[0].fields[1], (USER, figure(9)));
+        }
+        let shown = |said: &Said| match &said.fields[1] {
+            (name, Value::Figure(Figure::Unsigned(value))) => format!("{name}={value}"),
+            other => panic!("{other:?}"),
+        };
+        let figures: Vec<String> = all.iter().map(shown).collect();
+        assert_eq!(
+            figures,
+            ["repeated=1", "uid=7", "users=2", "repeated=2", "users=100"]
+        );
+        assert_eq!(
+            messages(all),
+            [
+                "down (repeated 1 time in 10 s)",
+                "down (repeated 2 times in 10 s)",
+                "down (repeated 3 times in 10 s, by 2 users)",
+                "down (repeated 2 times in 10 s)",
+                "down (repeated 49999 times in 10 s, by 100 or more users)",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_number_is_seen_behind_an_endless_message() {
+        let (mut folds, now) = (Folds::default(), Instant::now());
+        for _ in 0..3 {
+            let said = said(&"\x1b".repeat(4096), "db1", 1);
+            folds.take(Identifier(&HERE), "tbot::x", &said, now);
+        }
+        let told = folds.told(now + PERIOD, false);
+        let line = crate::logging::line::of_said(Style::Json, &told[0]);
+        let line = String::from_utf8(line).expect("UTF-8");
+        assert!(line.contains("… (repeated 2 times in 10 s)\""), "{line}");
     }
 
     #[test]

@@ -3,31 +3,31 @@
 //! Nobody who logs waits for stderr: where it is a pipe whose reader stands still, lines are dropped
 //! and their number is told later. So a stuck log collector never stops a connection.
 
+mod clock;
+mod escape;
+mod figure;
 mod fold;
 mod line;
+mod queue;
+mod said;
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+pub(crate) use self::escape::harmless;
 use self::fold::Folds;
-pub(crate) use self::line::harmless;
-use self::line::{Said, Style};
+use self::line::Style;
+use self::queue::Queue;
+use self::said::Said;
 use crate::config::{LogFormat, LogLevels};
 use crate::metrics::LogMetrics;
-
-/// Lines that wait for stderr.
-const QUEUE: usize = 1024;
-
-/// Bytes of lines that are written at once.
-const AT_ONCE: usize = 64 * 1024;
 
 /// How long the next lines gather behind those just written: a line that finds the thread busy need not wake it,
 /// which costs more than the line.
@@ -37,26 +37,23 @@ const GATHER: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keeps the log going; dropped, it writes what is left.
-#[derive(Debug)]
 pub struct Guard {
-    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
     finished: Receiver<()>,
 }
 
-#[derive(Debug)]
-enum Message {
-    Line(Vec<u8>),
-    Counted,
-    Stop,
+/// What those who log and the thread that writes have in common.
+struct Shared {
+    style: Style,
+    metrics: LogMetrics,
+    folds: Mutex<Folds>,
+    queue: Queue,
 }
 
 /// Where every event comes. There are no spans: a line says what it is about.
 struct Log {
     levels: LogLevels,
-    style: Style,
-    metrics: LogMetrics,
-    folds: Arc<Mutex<Folds>>,
-    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
 }
 
 /// Sends this process's log lines to stderr, and counts them, from now on; of parts for which `levels` has none,
@@ -73,31 +70,28 @@ pub fn start(
             colours: wants_colours(),
         },
     };
-    let (queue, messages) = sync_channel(QUEUE);
     let (finish, finished) = sync_channel(1);
-    let folds = Arc::default();
-    let writer = Writer {
+    let shared = Arc::new(Shared {
         style,
-        folds: Arc::clone(&folds),
-        dropped: metrics.dropped.clone(),
-    };
+        metrics,
+        folds: Mutex::default(),
+        queue: Queue::new(style.head()),
+    });
+    let writer = shared.clone();
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(128 * 1024)
         .spawn(move || {
-            writer.run(&messages);
+            writer.write();
             let _ = finish.send(());
         })?;
     let log = Log {
         levels: levels.or(rest),
-        style,
-        metrics,
-        folds,
-        queue: queue.clone(),
+        shared: shared.clone(),
     };
     tracing::subscriber::set_global_default(log).map_err(io::Error::other)?;
     log_panics();
-    Ok(Guard { queue, finished })
+    Ok(Guard { shared, finished })
 }
 
 /// Whether stderr is a terminal, and its user has nothing against colours (https://no-color.org).
@@ -125,19 +119,7 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let metadata = event.metadata();
-        let said = Said::of(event);
-        self.metrics.messages(said.level).inc();
-        if said.level <= Level::WARN {
-            let (at, target) = (metadata.callsite(), metadata.target());
-            if lock(&self.folds).take(at, target, &said, Instant::now()) {
-                return;
-            }
-        }
-        let line = said.line(self.style, SystemTime::now());
-        if self.queue.try_send(Message::Line(line)).is_err() {
-            self.metrics.dropped.inc();
-        }
+        self.shared.event(event);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -156,49 +138,49 @@ impl Subscriber for Log {
 impl Guard {
     /// Has what was counted so far told before whatever is logged next.
     pub fn tell_counted(&self) {
-        // A full queue: it is told at the end.
-        let _ = self.queue.try_send(Message::Counted);
+        self.shared.tell_counted(true);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // A full queue: stderr stands still, and the end of the process is the end of the thread.
-        if self.queue.try_send(Message::Stop).is_ok() {
-            let _ = self.finished.recv_timeout(PATIENCE);
-        }
+        self.shared.queue.stop();
+        let _ = self.finished.recv_timeout(PATIENCE);
     }
 }
 
-/// What the thread has that writes.
-struct Writer {
-    style: Style,
-    folds: Arc<Mutex<Folds>>,
-    dropped: IntCounter,
-}
-
-impl Writer {
-    #[inline(never)] // a frame with a name in profiles
-    fn run(self, messages: &Receiver<Message>) {
-        let mut told = 0;
-        loop {
-            // Whatever is counted began with a line that came here, so it is looked for in time.
-            let due = lock(&self.folds).due();
-            let message = match due {
-                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => messages.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
-            let next = match message {
-                Ok(Message::Line(line)) => write_all_of(line, messages),
-                Ok(other) => Some(other),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
-            };
-            if matches!(next, Some(Message::Stop)) {
-                break;
+impl Shared {
+    fn event(&self, event: &Event<'_>) {
+        let metadata = event.metadata();
+        let level = *metadata.level();
+        self.metrics.messages(level).inc();
+        let line = if level <= Level::WARN {
+            let said = Said::of(event);
+            let (at, target) = (metadata.callsite(), metadata.target());
+            if self.folds().take(at, target, &said, Instant::now()) {
+                return;
             }
-            self.tell_counted(matches!(next, Some(Message::Counted)));
-            let dropped = self.dropped.get();
+            line::of_said(self.style, &said)
+        } else {
+            line::of_event(self.style, event)
+        };
+        if !self.queue.push(&line) {
+            self.metrics.dropped.inc();
+        }
+        line::done(line);
+    }
+
+    /// What its thread does: writes lines as they come.
+    #[inline(never)] // a frame with a name in profiles
+    fn write(&self) {
+        let (mut lines, mut told, mut stopped) = (Vec::new(), 0, false);
+        while !stopped {
+            // Whatever is counted began with a line that came here, so it is looked for in time.
+            let due = self.folds().due();
+            stopped = self.queue.take(&mut lines, due);
+            write(&lines);
+            self.tell_counted(stopped);
+            let dropped = self.metrics.dropped.get();
             if dropped > told {
                 let n = dropped - told;
                 told = dropped;
@@ -206,47 +188,35 @@ impl Writer {
                     level: Level::WARN,
                     message: format!("{n} log lines were dropped, as stderr took none"),
                     fields: Vec::new(),
+                    user: None,
                 });
             }
+            if !lines.is_empty() && !stopped {
+                std::thread::sleep(GATHER);
+            }
         }
-        self.tell_counted(true);
+        self.queue.take(&mut lines, None);
+        write(&lines);
     }
 
     fn tell_counted(&self, all: bool) {
-        let told = lock(&self.folds).told(Instant::now(), all);
+        let told = self.folds().told(Instant::now(), all);
         told.iter().for_each(|said| self.tell(said));
     }
 
     fn tell(&self, said: &Said) {
-        write(&said.line(self.style, SystemTime::now()));
+        self.queue.push_last(&line::of_said(self.style, said));
     }
-}
 
-/// Writes a line and those behind it, and waits for more of them; gives back what came that is no line.
-fn write_all_of(mut lines: Vec<u8>, messages: &Receiver<Message>) -> Option<Message> {
-    let mut next = None;
-    while lines.len() < AT_ONCE && next.is_none() {
-        match messages.try_recv() {
-            Ok(Message::Line(line)) => lines.extend(line),
-            Ok(other) => next = Some(other),
-            Err(_) => break,
-        }
+    fn folds(&self) -> MutexGuard<'_, Folds> {
+        // Nothing panics while it is held: that would be a line of the log.
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    write(&lines);
-    if next.is_none() {
-        std::thread::sleep(GATHER);
-    }
-    next
 }
 
 fn write(lines: &[u8]) {
     // Nobody is left to tell where stderr is closed.
     let _ = io::stderr().write_all(lines);
-}
-
-fn lock(folds: &Mutex<Folds>) -> MutexGuard<'_, Folds> {
-    // Nothing panics while it is held: that would be a line of the log.
-    folds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A thread that panics says so in the log, as one line.

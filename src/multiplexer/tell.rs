@@ -12,13 +12,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, write};
 
 use super::client::close;
+use crate::harmful::is_harmful;
 
 /// Writers that may hang at once; a line beyond is dropped (the log has it).
 const MOST_THREADS: usize = 8;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Writes `line`, with control characters escaped, to a client's stderr, and closes it.
+/// Writes `line`, with harmful characters escaped, to a client's stderr, and closes it.
 pub fn tell(stderr: OwnedFd, line: &str) {
     let line = format!("tbot: {}\n", printable(line));
     // Offset -1: the current position, as write(2).
@@ -62,7 +63,7 @@ pub fn tell(stderr: OwnedFd, line: &str) {
 fn printable(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     for c in line.chars() {
-        if c.is_control() {
+        if is_harmful(c) {
             text.extend(c.escape_unicode())
         } else {
             text.push(c)

@@ -160,7 +160,7 @@ fn a_bastion_that_ends_each_connection_after_the_login_is_told_of_at_once() {
 #[test]
 fn a_bastion_that_is_no_ssh_server_is_told_of() {
     let key = Sshd::start();
-    let cases: [(&'static [u8], &str); 4] = [
+    let cases: [(&'static [u8], &str); 5] = [
         (
             b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
             "there was no login within 31s (it began with \"HTTP/1.1 400 Bad Request\")",
@@ -171,8 +171,12 @@ fn a_bastion_that_is_no_ssh_server_is_told_of() {
             "ssh says: ",
         ),
         (
-            b"\x1b[2J\x1b]0;owned\x07\xc2\x9b31m\r\nSSH-2.0-\x1b[1m\r\nzzzzzzzzzzzzzzzz",
+            b"\x1b[2J\x1b]0;owned\x07\xc2\x9b31m\xe2\x80\xae\r\nSSH-2.0-\x1b[1m\xe2\x80\xae\r\nzzzzzzzzzzzzzzzz",
             "ssh says: ",
+        ),
+        (
+            b"HTTP/1.1 400 \x1b[2J\xe2\x80\xae\xc2\xad\xe2\x80\xa8 Bad\r\n\r\n",
+            "there was no login within 31s (it began with \"HTTP/1.1 400 ",
         ),
     ];
     let lines = login(&key) + "    connect_timeout: 1s\n";
@@ -189,6 +193,11 @@ fn a_bastion_that_is_no_ssh_server_is_told_of() {
         let line = refusal(tbot, "127.0.0.1:1");
         assert!(line.contains(reason) && !line.contains("UNKNOWN"), "{line}");
         assert_eq!(tbot.refused("bastion_down"), 1);
+        let is_odd = |c: char| {
+            (c.is_control() && c != '\n') || matches!(c, '\u{202e}' | '\u{ad}' | '\u{2028}')
+        };
+        let log = tbot.stderr.so_far();
+        assert!(!log.contains(is_odd) && !line.contains(is_odd), "{log:?}");
     }
     // Without an end, and without a line's.
     let endless = Server::start(|mut stream| while stream.write_all(&[b'x'; 4096]).is_ok() {});

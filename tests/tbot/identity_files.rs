@@ -250,7 +250,7 @@ fn killed_at_any_moment_it_leaves_a_key_with_its_certificate() {
             if round > 5 {
                 tbot.stderr.line("files: SHA256:");
             }
-            let kill = Instant::now() + Duration::from_millis(4 * round);
+            let kill = Instant::now() + Duration::from_millis(round);
             while Instant::now() < kill && !reader.is_finished() {
                 tbot.signal(Signal::HUP);
                 std::thread::yield_now();

@@ -6,9 +6,11 @@ use std::io::{Read, Write};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::common::http;
 use crate::common::server::{ClosedPort, Server};
 use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, request};
+use crate::common::{STRANGER, as_user, is_root, not_tested, set_mode};
 
 /// A multiplexer with this in its environment.
 pub fn with_env(name: &str, value: &str) -> Tbot {
@@ -218,14 +220,77 @@ fn the_same_failure_again_is_counted_and_told_when_some_seconds_are_over() {
     let line = tbot.stderr.line(" times in ");
     let message = format!(
         " WARN cannot connect to {0}: connection refused by 127.0.0.1 (repeated 41 times in 10 s) request={0} \
-         target={0} outcome=refused repeated=41",
-        dead.address
+         target={0} outcome=refused uid={1} repeated=41",
+        dead.address,
+        rustix::process::geteuid().as_raw()
     );
     assert!(line.ends_with(&message), "{line}");
     assert_eq!(warnings() - before, 43, "each counts");
     let log = whole_log(tbot);
     let request = format!("request={}", dead.address);
     assert_eq!(log.matches(&request).count(), 2, "{log}");
+}
+
+#[test]
+fn what_is_repeated_by_several_users_is_told_of_none_of_them_alone() {
+    if !is_root() {
+        return not_tested("failures of other users", "only root can be one");
+    }
+    let (one, other) = (STRANGER, STRANGER - 1);
+    let allowed = ["--allowed-uid", &one.to_string(), "--allowed-uid"];
+    let start = Start::multiplexer().args(allowed).args([other.to_string()]);
+    let start = start.args(["--log-format", "json"]);
+    set_mode(start.directory(), 0o711);
+    let (tbot, common, of_one) = (start.start(), ClosedPort::new(), ClosedPort::new());
+    let mut ended = 0;
+    let mut fail = |uid, target: &ClosedPort| {
+        as_user(uid, || assert_refused(&mut dial(&tbot, target.address)));
+        ended += 1;
+        tbot.await_ended(ended);
+    };
+    for uid in [0, one, one, other, one] {
+        fail(uid, &common);
+    }
+    for uid in [0, one, one] {
+        fail(uid, &of_one);
+    }
+    let log = whole_log(tbot);
+    let all = connections(&log);
+    let repeated = |target: &ClosedPort| {
+        let is_it = |line: &&Value| {
+            line["request"] == target.address.to_string() && line.get("repeated").is_some()
+        };
+        all.iter().find(is_it).expect("it is told")
+    };
+    let line = repeated(&common);
+    assert_eq!((&line["repeated"], &line["users"]), (&4.into(), &2.into()));
+    assert_eq!(line.get("uid"), None);
+    let message = line["message"].as_str().expect("text");
+    assert!(message.contains(" (repeated 4 times in ") && message.ends_with(" s, by 2 users)"));
+    let line = repeated(&of_one);
+    assert_eq!((&line["repeated"], &line["uid"]), (&2.into(), &one.into()));
+    assert_eq!(line.get("users"), None);
+    assert_eq!(line.get("pid"), None);
+}
+
+#[test]
+fn a_storm_of_signals_is_ten_renewals_and_lines_a_second() {
+    let tbot = Tbot::start();
+    let begun = std::time::Instant::now();
+    let lines = || tbot.stderr.so_far().matches(" renewing everything").count() as u64;
+    // A signal that comes while another one waits is that one (signal(7)), so they are spread.
+    for _ in 0..300 {
+        tbot.signal(Signal::HUP);
+        http::get(tbot.address(), "/livez");
+    }
+    tbot.stderr.line(" signals asked for");
+    let most = begun.elapsed().as_millis() as u64 / 100 + 1;
+    assert!(lines() <= most, "{} lines, not {most}", lines());
+    let renewals =
+        tbot.metric("tbot_task_iterations_total{name=\"artifacts\",service=\"ssh-multiplexer-1\"}");
+    assert!(renewals <= most + 1, "{renewals} renewals");
+    let log = whole_log(tbot);
+    assert!(log.contains(", as a signal asked for\n"), "{log}");
 }
 
 #[test]

@@ -99,10 +99,16 @@ fn a_request_to_the_diagnostics_is_a_line_of_trace() {
 
 #[test]
 fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
-    const SPITE: &str = "h\u{202e}\u{2066}\u{feff}\"x\\:22|no";
+    const SPITE: &str = "h\u{202e}\u{2066}\u{feff}\u{ad}\u{e0041}\"x\\:22|no";
     for format in ["text", "json"] {
         let tbot = Tbot::with(&["--log-format", format]);
-        assert_refused(&mut dial(&tbot, SPITE));
+        let mut client = connect(&tbot);
+        let (errors, writer) = Errors::pipe();
+        let bytes = [SPITE.as_bytes(), b"\0"].concat();
+        send_with_descriptors(&client, &bytes, &[writer.as_fd()]);
+        drop(writer);
+        let line = errors.one_line();
+        assert_refused(&mut client);
         tbot.await_ended(1);
         // Not of the protocol, so shown in a message.
         let mut client = connect(&tbot);
@@ -117,8 +123,10 @@ fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
         let is_odd = |c: char| {
             (c.is_control() && c != '\n')
                 || ('\u{2028}'..='\u{206f}').contains(&c)
-                || c == '\u{feff}'
+                || matches!(c, '\u{feff}' | '\u{ad}' | '\u{e0041}')
         };
+        assert!(!line.contains(is_odd), "{line:?}");
+        assert!(line.contains("cannot connect to h\\u{202e}"), "{line:?}");
         assert!(!log.contains(is_odd), "{log:?}");
         assert_eq!(log.matches("is no request").count(), 1, "{log}");
         if format == "json" {
@@ -126,7 +134,7 @@ fn what_a_client_sends_can_neither_end_a_line_nor_turn_or_colour_it() {
             assert_eq!(connections(&log)[0]["request"], SPITE);
         } else {
             let line = log.lines().find(|line| line.contains("outcome=cluster"));
-            let quoted = r#" request="h\u{202e}\u{2066}\u{feff}\"x\\:22|no" "#;
+            let quoted = r#" request="h\u{202e}\u{2066}\u{feff}\u{ad}\u{e0041}\"x\\:22|no" "#;
             assert!(line.expect("it is there").contains(quoted), "{line:?}");
         }
     }
@@ -167,9 +175,10 @@ fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let (mut log, writer) = std::io::pipe().expect("a pipe");
     let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    tbot.args(["start", "ssh-multiplexer", "--destination", "mux", "-d"]);
+    tbot.args(["start", "ssh-multiplexer", "--destination", "mux"]);
     tbot.args(["--diag-addr", "127.0.0.1:0", "--log-format", "json"]);
     tbot.current_dir(directory.path()).env_clear();
+    tbot.env("TBOT_LOG", "trace");
     let mut process = Child(tbot.stderr(writer).spawn().expect("it starts"));
     // It holds the writing end, too.
     drop(tbot);
@@ -183,9 +192,9 @@ fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
         let (address, _) = rest.split_once('/').expect("it ends so");
         address.parse().expect("an address")
     };
-    // Nobody reads: the pipe and the queue fill.
+    // Nobody reads: the pipe and the queue fill, by a line for each request.
     until("lines are dropped", || {
-        (0..50).for_each(|_| process.signal(Signal::HUP));
+        (0..50).for_each(|_| drop(http::get(address, "/livez")));
         let (_, metrics) = http::get(address, "/metrics");
         (!metrics.contains("tbot_log_lines_dropped_total 0")).then_some(())
     });

@@ -418,7 +418,7 @@ fn five_attempts_fail_and_the_next_renewal_succeeds() {
 }
 
 #[test]
-fn a_storm_of_signals_renews_as_often_as_it_can_and_delays_nobody() {
+fn a_storm_of_signals_renews_in_time_and_delays_nobody() {
     let keys = Keys::with_ca();
     let tbot = with_identity(&keys.ssh_ca("root"), "", "").start();
     await_healthy(&tbot, "identity");
