@@ -63,12 +63,24 @@ pub fn unacknowledged(socket: std::os::fd::BorrowedFd<'_>) -> u64 {
 /// acknowledged; 0 where that cannot be told.
 #[cfg(feature = "multiplexer")]
 pub fn sent_again(socket: std::os::fd::BorrowedFd<'_>) -> u8 {
+    tcp_info(socket)[2]
+}
+
+/// For how long nothing has been sent by a connected TCP socket, in milliseconds. For one by which nothing ever was, it
+/// counts from the handshake, also while that waited to be accepted. 0 where it cannot be told.
+pub fn silent_for(socket: std::os::fd::BorrowedFd<'_>) -> u64 {
+    let info = tcp_info(socket);
+    u32::from_ne_bytes([info[44], info[45], info[46], info[47]]).into()
+}
+
+/// The beginning of `struct tcp_info` (linux/tcp.h): eight bytes, of which the third is `tcpi_retransmits`, and numbers
+/// of four, of which the tenth is `tcpi_last_data_sent`. Zeroes where the system does not tell.
+fn tcp_info(socket: std::os::fd::BorrowedFd<'_>) -> [u8; 48] {
     use std::os::fd::AsRawFd;
-    // The beginning of `struct tcp_info` (linux/tcp.h): state, phase of congestion, retransmits, …
-    let mut info = [0_u8; 8];
+    let mut info = [0_u8; 48];
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: the pointers are to a live array and its length, which the kernel does not exceed.
-    let result = unsafe {
+    unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
@@ -77,7 +89,7 @@ pub fn sent_again(socket: std::os::fd::BorrowedFd<'_>) -> u8 {
             &raw mut len,
         )
     };
-    if result == 0 { info[2] } else { 0 }
+    info
 }
 
 /// Has `command` start a process without a terminal, which may open as many files as the system allows, and
