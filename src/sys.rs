@@ -221,6 +221,28 @@ pub fn share_heaps() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
+/// Whether this process was started without a stdout.
+#[cfg(feature = "cli")]
+pub fn stdout_was_closed() -> bool {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn look() {
+        // SAFETY: it asks for the flags of a descriptor, whether there is one or not.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
+    }
+
+    // What is in this section is called before `main`, in which the standard library opens what is closed.
+    // SAFETY: it is of the section's type, and calls nothing that has to be set up before.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+    // Or else it may be left out.
+    std::hint::black_box(&LOOK);
+    WAS_CLOSED.load(Ordering::Relaxed)
+}
+
 /// What profiles and stacks need of the system.
 #[cfg(feature = "pprof")]
 mod profiling {
