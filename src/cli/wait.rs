@@ -10,6 +10,7 @@ use super::flags::{DIAG_ADDR, SERVICE, TIMEOUT};
 use super::http::{Answer, Server};
 use super::start::{Env, from_env, utf8};
 use crate::config::{Error, duration_from_flag, show_duration};
+use crate::logging::harmless;
 
 /// For one look: `/wait` answers once every service has reported, which may be never.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -161,20 +162,11 @@ fn describe(answer: &Answer, server: &str, service: Option<&str>) -> String {
     sentences.join("; ")
 }
 
-/// A peer's words: what would move a terminal's cursor or turn its text is escaped, and what is too long
-/// for a line is cut.
+/// A peer's words, for a terminal, and cut where they are too long for a line.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 500;
-    let mut shown = String::new();
-    for (n, c) in text.chars().enumerate() {
-        match c {
-            _ if n == LONGEST => {
-                shown.push('…');
-                break;
-            }
-            '"' | '\'' | '\\' => shown.push(c),
-            c => shown.extend(c.escape_debug()),
-        }
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => harmless(&text[..end]) + "…",
+        None => harmless(text),
     }
-    shown
 }
