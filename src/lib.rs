@@ -58,7 +58,6 @@ mod program;
 #[cfg(any(feature = "identity", feature = "multiplexer"))]
 mod pulse;
 pub mod readyz;
-#[cfg(any(feature = "identity", feature = "multiplexer", feature = "pprof"))]
 mod sys;
 pub mod task;
 

@@ -63,12 +63,24 @@ pub fn unacknowledged(socket: std::os::fd::BorrowedFd<'_>) -> u64 {
 /// acknowledged; 0 where that cannot be told.
 #[cfg(feature = "multiplexer")]
 pub fn sent_again(socket: std::os::fd::BorrowedFd<'_>) -> u8 {
+    tcp_info(socket)[2]
+}
+
+/// For how long nothing has been sent by a connected TCP socket, in milliseconds. For one by which nothing ever was, it
+/// counts from the handshake, also while that waited to be accepted. 0 where it cannot be told.
+pub fn silent_for(socket: std::os::fd::BorrowedFd<'_>) -> u64 {
+    let info = tcp_info(socket);
+    u32::from_ne_bytes([info[44], info[45], info[46], info[47]]).into()
+}
+
+/// The beginning of `struct tcp_info` (linux/tcp.h): eight bytes, of which the third is `tcpi_retransmits`, and numbers
+/// of four, of which the tenth is `tcpi_last_data_sent`. Zeroes where the system does not tell.
+fn tcp_info(socket: std::os::fd::BorrowedFd<'_>) -> [u8; 48] {
     use std::os::fd::AsRawFd;
-    // The beginning of `struct tcp_info` (linux/tcp.h): state, phase of congestion, retransmits, …
-    let mut info = [0_u8; 8];
+    let mut info = [0_u8; 48];
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: the pointers are to a live array and its length, which the kernel does not exceed.
-    let result = unsafe {
+    unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
@@ -77,7 +89,7 @@ pub fn sent_again(socket: std::os::fd::BorrowedFd<'_>) -> u8 {
             &raw mut len,
         )
     };
-    if result == 0 { info[2] } else { 0 }
+    info
 }
 
 /// Has `command` start a process without a terminal, which may open as many files as the system allows, and
@@ -207,6 +219,28 @@ unsafe impl std::alloc::GlobalAlloc for Wiping {
 pub fn share_heaps() {
     // SAFETY: it only sets a number of the allocator's (mallopt(3)).
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+}
+
+/// Whether this process was started without a stdout.
+#[cfg(feature = "cli")]
+pub fn stdout_was_closed() -> bool {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn look() {
+        // SAFETY: it asks for the flags of a descriptor, whether there is one or not.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
+    }
+
+    // What is in this section is called before `main`, in which the standard library opens what is closed.
+    // SAFETY: it is of the section's type, and calls nothing that has to be set up before.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+    // Or else it may be left out.
+    std::hint::black_box(&LOOK);
+    WAS_CLOSED.load(Ordering::Relaxed)
 }
 
 /// What profiles and stacks need of the system.

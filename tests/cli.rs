@@ -7,7 +7,7 @@ mod program;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use program::{Room, run};
 
@@ -223,14 +223,37 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn a_full_disk_is_an_error() {
+fn what_cannot_be_printed_is_an_error() {
     let room = Room::new();
-    let full = File::options()
-        .write(true)
-        .open("/dev/full")
-        .expect("it is there");
-    run(room.command(["version"]).stdout(full))
-        .failed_with("cannot write to stdout: No space left on device (os error 28)");
+    for words in [
+        &["version"][..],
+        &["--help"],
+        &["start", "--help"],
+        &["man"],
+        &["completions", "zsh"],
+        &["configure"],
+        &["configure", "ssh-multiplexer", "--destination", "/run/x"],
+        &["install", "systemd"],
+    ] {
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("it is there");
+        run(room.command(words).stdout(full))
+            .failed_with("cannot write to stdout: No space left on device");
+        let tbot = room.command(words);
+        let by_shell = |script: &str| {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", script]).arg(tbot.get_program());
+            run(shell.args(tbot.get_args()).current_dir(room.path()))
+        };
+        by_shell("exec \"$0\" \"$@\" >&-").failed_with("cannot write to stdout: it is closed");
+        // Who wants to see nothing is no error, nor is who may be asked to read it.
+        assert_eq!(
+            by_shell("exec \"$0\" \"$@\" <>/dev/null 1<>/dev/null").succeeded(),
+            ""
+        );
+    }
 }
 
 #[test]

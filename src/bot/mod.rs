@@ -348,8 +348,10 @@ impl Running {
                 self.renewals.iter_mut().for_each(Renewal::look);
                 self.services.iter_mut().for_each(Service::look);
                 self.pid_file.look();
-                // Nobody else may be looking, and then nobody knows since when.
-                self.statuses.overall();
+                // Nobody else may be looking, and then nobody knows since when. For a manager it is done below.
+                if !self.notify.has_manager() {
+                    self.statuses.overall();
+                }
                 look = Instant::now() + LOOK;
             }
             if asked == 0 && self.is_ready() {

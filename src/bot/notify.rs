@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::errors::plain;
-use crate::harmful::is_harmful;
+use crate::logging::harmless;
 use crate::readyz::{Overall, Status};
 
 /// Between two looks at how the services are.
@@ -112,6 +112,11 @@ impl Notify {
             self.state = State::Reloading;
             self.tell(format!("RELOADING=1\nMONOTONIC_USEC={now}"));
         }
+    }
+
+    /// Whether somebody is told how the services are.
+    pub fn has_manager(&self) -> bool {
+        self.to.is_some()
     }
 
     /// Everything is listened on, and written, or written anew. Told once.
@@ -228,8 +233,7 @@ fn status(overall: &Overall) -> String {
 
 /// A reason may hold what other programs wrote: a line break in it would begin a message of theirs.
 fn one_line(text: &str) -> String {
-    let printable = |c: char| if is_harmful(c) { ' ' } else { c };
-    text.chars().map(printable).take(LONGEST).collect()
+    harmless(text).chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -257,7 +261,7 @@ mod tests {
         b.unhealthy(format!("no\nMAINPID=1{}", "ä\u{1b}".repeat(1000)));
         let status = one_line(&status(&services.overall()));
         assert!(
-            status.starts_with("unhealthy: b: no MAINPID=1ä ä"),
+            status.starts_with(r"unhealthy: b: no\nMAINPID=1ä\u{1b}ä"),
             "{status}"
         );
         assert_eq!(status.chars().count(), LONGEST);

@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+
+use rustix::process::{getegid, geteuid};
 
 use super::args::{self, Command, Given};
 use super::files;
@@ -17,6 +20,9 @@ use super::start::{self, Env};
 use crate::config::{Error, ServiceKind, Settings, quoted};
 use crate::errors::plain;
 use crate::program;
+
+/// Everyone may read a unit, and who could write it could run anything as anyone.
+const MODE: u32 = 0o644;
 
 /// What is printed where no flag says otherwise, and this program is where it says.
 const UNIT: &str = include_str!("../tbot.service");
@@ -32,8 +38,8 @@ pub(super) fn run(command: &Command, flags: &[Given], env: Env) -> Result<(), Er
     };
     let is_on = |long: &str| find(given, long).map_or(Ok(false), start::switch);
     let name = named(NAME, text(NAME, "tbot")?, 200)?;
-    let user = named(USER, text(USER, "tbot")?, 31)?;
-    let group = find(given, GROUP).map(|group| named(GROUP, start::utf8(group)?.to_owned(), 31));
+    let user = someone(USER, text(USER, "tbot")?)?;
+    let group = find(given, GROUP).map(|group| someone(GROUP, start::utf8(group)?.to_owned()));
     let group = group.transpose()?;
     let arguments = arguments(given, &name)?;
     let directory = find(given, SYSTEMD_DIRECTORY).map(start::absolute);
@@ -94,6 +100,21 @@ fn named(flag: &str, name: String, longest: usize) -> Result<String, Error> {
          letter, digit or _ first",
         quoted(&name)
     )))
+}
+
+/// A user or a group, by name or number.
+fn someone(flag: &str, name: String) -> Result<String, Error> {
+    let name = named(flag, name, 31)?;
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let is_id = |id: u32| ![u16::MAX.into(), u32::MAX].contains(&id) && id.to_string() == name;
+    if is_number && !name.parse().is_ok_and(is_id) {
+        let what = flag.trim_start_matches('-');
+        return Err(Error::new(format!(
+            "{flag}: {name} is no {what}: a number is from 0 to 4294967294 without zeros before it, and not 65535, \
+             which stands for nobody at all"
+        )));
+    }
+    Ok(name)
 }
 
 /// The words behind the program's name, with paths that hold from everywhere.
@@ -367,7 +388,15 @@ fn write(path: &Path, unit: &str, force: bool) -> Result<Before, Error> {
         )));
     }
     let before = match fs::read(path) {
-        Ok(there) if there == unit.as_bytes() => return Ok(Before::TheSame),
+        Ok(there) if there == unit.as_bytes() => {
+            let about = fs::metadata(path).map_err(failed)?;
+            let owner = (about.uid(), about.gid());
+            let us = (geteuid().as_raw(), getegid().as_raw());
+            if owner == us && about.mode() & 0o7777 == MODE {
+                return Ok(Before::TheSame);
+            }
+            Before::Another
+        }
         Ok(_) if !force => {
             return Err(Error::new(format!(
                 "{shown} is there, and another one: {FORCE} replaces it"
@@ -377,7 +406,7 @@ fn write(path: &Path, unit: &str, force: bool) -> Result<Before, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => Before::Nothing,
         Err(error) => return Err(failed(error)),
     };
-    output::replace(path, unit.as_bytes()).map_err(failed)?;
+    output::replace(path, unit.as_bytes(), Some(MODE)).map_err(failed)?;
     Ok(before)
 }
 

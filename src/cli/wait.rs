@@ -10,6 +10,7 @@ use super::flags::{DIAG_ADDR, SERVICE, TIMEOUT};
 use super::http::{Answer, Server};
 use super::start::{Env, from_env, utf8};
 use crate::config::{Error, duration_from_flag, show_duration};
+use crate::logging::harmless;
 
 /// For one look: `/wait` answers once every service has reported, which may be never.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -65,8 +66,16 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
         let time = deadline.map_or(REQUEST, |deadline| left(deadline).min(REQUEST));
         // `/wait` is silent for as long as a service has not reported: `/readyz` tells which.
         let mut answer = server.get(&format!("/wait{of_service}"), Instant::now() + time * 3 / 4);
-        if matches!(&answer, Err(none) if none.late) {
-            answer = server.get(&format!("/readyz{of_service}"), Instant::now() + time / 4);
+        // Where all places to wait are taken, that says nothing of any service.
+        let mut is_full =
+            matches!(&answer, Ok(none) if none.status == 503 && status(none).is_none());
+        if is_full || matches!(&answer, Err(none) if none.late) {
+            let seen = server.get(&format!("/readyz{of_service}"), Instant::now() + time / 4);
+            // Another's 503 is as good as a second one.
+            is_full &= matches!(&seen, Ok(seen) if seen.status == 200 || status(seen).is_some());
+            if is_full || answer.is_err() {
+                answer = seen;
+            }
         }
         let seen = match answer {
             Ok(Answer { status: 200, .. }) => return Ok(()),
@@ -94,8 +103,18 @@ pub(super) fn run(command: &Command, given: &[Given], env: Env, debug: bool) -> 
             pause = pause.min(left / 2);
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = match is_full {
+            // Nobody tells when it is time.
+            true => FIRST_PAUSE,
+            false => (pause * 2).min(LONGEST_PAUSE),
+        };
     }
+}
+
+/// What a tbot says of its services, or of the one that it was asked for; `None` for anything else.
+fn status(answer: &Answer) -> Option<serde_json::Value> {
+    let json: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    json["status"].is_string().then_some(json)
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -143,20 +162,11 @@ fn describe(answer: &Answer, server: &str, service: Option<&str>) -> String {
     sentences.join("; ")
 }
 
-/// A peer's words: what would move a terminal's cursor or turn its text is escaped, and what is too long
-/// for a line is cut.
+/// A peer's words, for a terminal, and cut where they are too long for a line.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 500;
-    let mut shown = String::new();
-    for (n, c) in text.chars().enumerate() {
-        match c {
-            _ if n == LONGEST => {
-                shown.push('…');
-                break;
-            }
-            '"' | '\'' | '\\' => shown.push(c),
-            c => shown.extend(c.escape_debug()),
-        }
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => harmless(&text[..end]) + "…",
+        None => harmless(text),
     }
-    shown
 }

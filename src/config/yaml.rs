@@ -6,6 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess,
@@ -14,24 +16,43 @@ use serde::de::{
 
 use super::node::{Node, Origin, Place, Step, Value};
 use super::{Error, Source, quoted};
+use crate::errors::plain;
 
 /// Values and bytes of text that a tree may hold. A file of 1 MiB cannot reach it, but for aliases:
 /// serde_yaml bounds how often they are followed, not what they add up to.
 const MAX_SIZE: usize = 2 << 20;
 
-/// Nested brackets cost libyaml the square of their number, so they are counted before it sees
-/// them. serde_yaml ends at 128 levels itself.
-const MAX_BRACKETS: usize = 1_000;
+/// Nested brackets cost libyaml the square of their number, before serde_yaml ends at 128 levels. Fewer than these
+/// cost little, however they stand. Which ones nest, and which are text, only libyaml knows.
+const MANY_BRACKETS: usize = 128;
+
+/// For reading a text with more: 100,000 that do not nest took half a second, without optimisation.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The tree of the one document in `source`, which `begins` so.
 pub(super) fn parse(source: &Source, begins: &str) -> Result<Node, Error> {
-    let label = &source.label;
     let brackets = source.text.bytes().filter(|byte| b"[{".contains(byte));
-    if brackets.count() > MAX_BRACKETS {
-        return Err(Error::new(format!(
-            "{label}: more than {MAX_BRACKETS} brackets, which no configuration has"
-        )));
+    if brackets.count() <= MANY_BRACKETS {
+        return read(source, begins);
     }
+    let (sender, tree) = channel();
+    let (source, begins) = (source.clone(), begins.to_owned());
+    let label = source.label.clone();
+    // One that nobody waits for any more ends with the program, which does not start then.
+    std::thread::Builder::new()
+        .name("configuration".into())
+        .spawn(move || sender.send(read(&source, &begins)))
+        .map_err(|error| Error::new(format!("{label}: no thread to read it: {}", plain(error))))?;
+    tree.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
+        let seconds = TIMEOUT.as_secs();
+        Err(Error::new(format!(
+            "{label}: not read within {seconds}s (are brackets nested without an end?)"
+        )))
+    })
+}
+
+fn read(source: &Source, begins: &str) -> Result<Node, Error> {
+    let label = &source.label;
     let mut documents = serde_yaml::Deserializer::from_str(&source.text);
     let Some(first) = documents.next() else {
         return Err(empty(source, begins));

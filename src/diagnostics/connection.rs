@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use super::request::{self, Head, Refused};
 use super::response::{Fixed, Form, complete, print, text};
 use super::routes::{Answer, refusal};
 use crate::metrics::Unserved;
+use crate::sys::silent_for;
 
 /// More headers than this are refused.
 const MAX_HEADERS: usize = 64;
@@ -32,6 +33,10 @@ const LINGER_BYTES: usize = 1024 * 1024;
 
 /// An output buffer that grew beyond this is given back after the response.
 const OUTPUT_KEPT: usize = 64 * 1024;
+
+/// Each has so long to say something before it is let go for another: a probe that has connected may have to wait for a
+/// processor before it can ask.
+const GRACE_MS: u64 = 30;
 
 /// What a worker reuses from one connection to the next.
 pub(super) struct Buffers {
@@ -160,10 +165,30 @@ impl Connection {
         self.evicted.load(Ordering::Relaxed) && self.expendable().is_some()
     }
 
-    /// Makes its worker give up; the worker closes the socket.
+    /// Whether it has had its time for what it is at: one that waited to be accepted had it there. A kept one that is
+    /// silent has had its answer.
+    pub fn is_settled(&self) -> bool {
+        let (phase, since) = self.state();
+        let now = self.origin.elapsed().as_millis() as u64;
+        phase == Phase::Idle as u64
+            || now.saturating_sub(since) >= GRACE_MS
+            || silent_for(self.stream.as_fd()) >= GRACE_MS
+    }
+
+    /// Makes its worker give up, unless a whole request is there: that is answered. The worker closes the socket. To be
+    /// called again while it [is leaving](Self::is_leaving), as what it is at may have changed in between.
     pub fn evict(&self) {
         self.evicted.store(true, Ordering::Relaxed);
-        self.shut(Shutdown::Both);
+        let (phase, _) = self.state();
+        self.shut(match phase <= Phase::Reading as u64 {
+            true => Shutdown::Read,
+            false => Shutdown::Both,
+        });
+    }
+
+    /// Whether it may be kept for another request.
+    fn may_stay(&self, service: &Service) -> bool {
+        !service.is_stopping() && !self.evicted.load(Ordering::Relaxed)
     }
 
     pub fn shut(&self, how: Shutdown) {
@@ -291,7 +316,7 @@ impl Connection {
         let mut form = Form {
             version: head.version.clone(),
             head_only: head.request.is_head(),
-            keep_alive: head.keep_alive && !service.is_stopping(),
+            keep_alive: head.keep_alive && self.may_stay(service),
         };
         output.clear();
         let begin = Instant::now();
@@ -308,7 +333,7 @@ impl Connection {
                 Answer::Long(run) => self.run_long(service, run, &mut form),
             };
             // Asked again, as the answer may have taken its time.
-            form.keep_alive &= !service.is_stopping();
+            form.keep_alive &= self.may_stay(service);
             #[cfg(feature = "gzip")]
             let response = encoded(response, &head.request)?;
             let code = response.status_code().0;

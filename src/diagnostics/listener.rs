@@ -26,7 +26,7 @@ use crate::metrics::{DiagnosticsMetrics, PathMetrics, Unserved};
 use crate::pulse::{self, Waiter};
 
 /// Between two tries of what just failed: long enough not to burn a core, short for a probe.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Of memory that is taken only as it is used: our routes take little of it, but finding the names in a
 /// profile takes more than 256 KiB where debug information nests deeply, a compressor passes through it
@@ -267,16 +267,17 @@ impl Service {
         }
     }
 
-    /// Ends the connection that is needed least, unless one is on its way out already.
+    /// Ends the connection that is needed least, unless one is on its way out already, or those of its kind have not
+    /// had their time yet: then nobody else goes for them, and they soon will have.
     fn evict(&self, pool: &Pool) {
-        if pool.live.iter().any(|live| live.is_leaving()) {
-            return;
+        if let Some(leaving) = pool.live.iter().find(|live| live.is_leaving()) {
+            return leaving.evict();
         }
-        let ranked = pool
-            .live
-            .iter()
-            .filter_map(|live| Some((live.expendable()?, live)));
-        if let Some((_, victim)) = ranked.min_by_key(|(rank, _)| *rank) {
+        let ranked = pool.live.iter();
+        let ranked = ranked.filter_map(|live| Some((live.expendable()?, live)));
+        if let Some((_, victim)) = ranked.min_by_key(|(rank, _)| *rank)
+            && victim.is_settled()
+        {
             victim.evict();
             self.metrics.refused(Unserved::Evicted).inc();
         }

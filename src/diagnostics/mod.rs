@@ -78,8 +78,9 @@ use routes::Handler;
 #[non_exhaustive]
 pub struct Limits {
     /// Connections served at once, 1 to 65,536; one more closes the one that is needed least: idle,
-    /// else the longest at reading its head, else the longest stuck at its end or its answer. Each
-    /// takes a thread. Default 64.
+    /// else the longest at reading its head, else the longest stuck at its end or its answer. Only one
+    /// that is idle is closed for it within 30 ms, and none before a whole request that is there is
+    /// answered. Each takes a thread. Default 64.
     pub max_connections: usize,
     /// Long requests at once, such as `/wait`, 0 to 65,536; one more is answered with 503. They come
     /// on top of `max_connections`, and each takes a thread. Default 16.

@@ -271,10 +271,11 @@ impl Routes {
         let html = request
             .header("accept")
             .is_some_and(|accept| accept.contains("text/html"));
-        if !html {
-            return text(200, self.list());
-        }
-        self.front_page(request)
+        let answer = match html {
+            true => self.front_page(request),
+            false => text(200, self.list()),
+        };
+        answer.with_header(header("Vary", "Accept"))
     }
 
     fn not_found(&self) -> ResponseBox {

@@ -1,7 +1,13 @@
 //! What an operator is told about a file that is no configuration, or not a whole one; and that no
 //! file hangs, floods or crashes the program.
 
-use super::program::Room;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use super::program::{self, Room};
 use super::{BASE, KEYS, SERVICE_KEYS, refused};
 use tbot::config::{Overrides, Source, load};
 
@@ -108,7 +114,7 @@ fn what_is_large_is_refused_before_it_is_felt() {
     );
     refused(
         format!("{BASE}x: {}", many("[a, {b: ", 600)),
-        ": more than 1000 brackets, which no configuration has",
+        ":5: not valid YAML: recursion limit exceeded",
     );
     // Nine levels of ten: a billion.
     let mut bomb = format!("{BASE}x0: &x0 [a,a,a,a,a,a,a,a,a,a]\n");
@@ -144,9 +150,108 @@ fn a_file_that_cannot_be_read_is_told_by_its_path() {
         .failed_with("cannot read nope.yaml: no such file or directory (is the path right?)");
     start(".").failed_with("cannot read .: it is a directory, not a configuration file");
     start("").failed_with("the path of the configuration file is empty");
-    start("/dev/zero").failed_with("/dev/zero: larger than 1 MiB, which no configuration is");
+    start("/dev/zero").failed_with("cannot read /dev/zero: it is a device, not a file");
+    start("/dev/tty").failed_with("cannot read /dev/tty: it is a device, not a file");
+    let _socket = UnixListener::bind(room.path().join("socket")).expect("the room is ours");
+    start("socket").failed_with("cannot read socket: it is a socket, not a file");
+    let large = File::create(room.path().join("large")).expect("the room is ours");
+    large.set_len(8 << 30).expect("it takes no room");
+    start("large").failed_with("large: larger than 1 MiB, which no configuration is");
     room.write("file", "");
     start("file/x").failed_with("cannot read file/x: not a directory");
+}
+
+#[test]
+fn brackets_are_as_many_as_it_takes() {
+    let room = Room::new();
+    let mut text = format!("{BASE}    proxy_templates:\n");
+    for n in 0..250 {
+        text += &format!(
+            "      # [[[[ {n}\n      - {{ template: '[a-z]{n}[.](?:\\[\\[|[{{])[0-9]', host: db{n} }}\n"
+        );
+    }
+    room.write("c.yaml", &text);
+    let checked = room.tbot(["configure", "--check", "-c", "c.yaml"]);
+    assert!(checked.succeeded().starts_with("OK: "), "{checked:?}");
+}
+
+/// Ended after a while, as what is tested here did not end by itself once.
+fn ended<A: AsRef<OsStr>>(room: &Room, args: impl IntoIterator<Item = A>) -> Command {
+    let tbot = room.command(args);
+    let mut timeout = Command::new("timeout");
+    timeout.arg("60").arg(tbot.get_program());
+    timeout.args(tbot.get_args()).current_dir(room.path());
+    timeout.stdin(Stdio::null());
+    timeout
+}
+
+#[test]
+fn nesting_that_takes_for_ever_is_refused_in_time() {
+    let room = Room::new();
+    room.write("c.yaml", format!("{BASE}x: {}", "[".repeat(1_000_000)));
+    let words = ["configure", "--check", "-c", "c.yaml"];
+    program::run(&mut ended(&room, words))
+        .failed_with("c.yaml: not read within 5s (are brackets nested without an end?)");
+}
+
+#[test]
+fn a_configuration_may_come_by_a_pipe() {
+    let room = Room::new();
+    let text = format!("{BASE}diag_addr: 127.0.0.1:3001\n");
+    room.write("c.yaml", &text);
+    let by_shell = |script: &str| {
+        let mut shell = room.command([""; 0]);
+        let tbot = shell.get_program().to_owned();
+        shell = Command::new("/bin/bash");
+        shell
+            .args(["-c", script])
+            .arg(tbot)
+            .current_dir(room.path());
+        program::run(&mut shell)
+    };
+    for script in [
+        "\"$0\" configure --check -c <(cat c.yaml)",
+        // It comes in parts, with the others still to be written.
+        "\"$0\" configure --check -c <(head -c 20 c.yaml; sleep 0.2; tail -c +21 c.yaml)",
+        "cat c.yaml | \"$0\" configure --check -c /dev/stdin",
+        "\"$0\" configure --check -c /dev/stdin < c.yaml",
+        // Who wrote it has gone.
+        "exec 7< <(cat c.yaml); wait $!; \"$0\" configure --check -c /dev/fd/7",
+        "mkfifo fifo; (sleep 0.2; cat c.yaml > fifo) & \"$0\" configure --check -c fifo",
+    ] {
+        let end = by_shell(script);
+        assert!(end.succeeded().starts_with("OK: "), "{script}: {end:?}");
+    }
+    by_shell("yes | \"$0\" start -c /dev/stdin")
+        .failed_with("/dev/stdin: larger than 1 MiB, which no configuration is");
+}
+
+#[test]
+fn a_pipe_that_does_not_come_to_its_end_is_not_waited_for() {
+    const LATE: &str = "the pipe did not come to its end within 5s";
+    let room = Room::new();
+    let made = Command::new("mkfifo")
+        .arg(room.path().join("fifo"))
+        .status();
+    assert!(made.expect("it is there").success());
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(b"version: v2\n").expect("there is room");
+    let mut of_stdin = ended(&room, ["start", "-c", "/dev/stdin"]);
+    of_stdin.stdin(reader);
+    let commands = [
+        (of_stdin, "/dev/stdin"),
+        (ended(&room, ["start", "-c", "fifo"]), "fifo"),
+        (ended(&room, ["configure", "--check", "-c", "fifo"]), "fifo"),
+    ];
+    // They take their five seconds together.
+    std::thread::scope(|scope| {
+        for (mut command, path) in commands {
+            scope.spawn(move || {
+                program::run(&mut command).failed_with(&format!("cannot read {path}: {LATE}"));
+            });
+        }
+    });
+    drop(writer);
 }
 
 #[test]

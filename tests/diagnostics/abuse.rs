@@ -129,6 +129,67 @@ fn the_one_longest_at_its_head_gives_way_never_the_newest() {
 }
 
 #[test]
+fn one_who_asks_at_once_is_answered_however_many_others_come() {
+    // Each of them takes the only place there is.
+    let service = start(
+        Diagnostics::builder(),
+        limits(patient(), |one| one.max_connections = 1),
+    );
+    let other = |begins: &str| {
+        let mut other = Client::of(&service);
+        // It may be let go already.
+        other.stream.write_all(begins.as_bytes()).ok();
+        other
+    };
+    let mut prompt = 0;
+    while prompt < 20 {
+        let before = other("GET /livez");
+        let connecting = Instant::now();
+        let mut probe = Client::of(&service);
+        let others = ["", "G", "", "GET /livez HTTP/1.1"].map(other);
+        let request = "GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let sent = probe.stream.write_all(request.as_bytes());
+        // A machine that stood still for so long has made it one of those that are slow.
+        if connecting.elapsed() > Duration::from_millis(20) {
+            continue;
+        }
+        sent.expect("it has its time");
+        assert_eq!(probe.answer().status, 200);
+        drop((before, others));
+        prompt += 1;
+    }
+}
+
+#[test]
+fn a_queue_of_silent_ones_is_not_waited_for_one_by_one() {
+    let service = start(
+        Diagnostics::builder(),
+        limits(patient(), |one| one.max_connections = 1),
+    );
+    let begin = Instant::now();
+    let silent: Vec<Client> = (0..200).map(|_| Client::of(&service)).collect();
+    assert_eq!(ask(&service, "/livez").status, 200);
+    // All of them had their time at once: one by one it would have been six seconds.
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(silent);
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_its_answer_however_many_others_come() {
+    let service = with_big_body(limits(patient(), |one| one.max_connections = 2));
+    let mut reader = Client::of(&service);
+    reader.send("GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    reader.stream.peek(&mut [0]).expect("the answer begins");
+    let silent: Vec<Client> = (0..50).map(|_| Client::of(&service)).collect();
+    assert_eq!(ask(&service, "/livez").status, 200);
+    let mut all = Vec::new();
+    reader.stream.read_to_end(&mut all).expect("it ends well");
+    assert!(all.len() > 32 * 1024 * 1024 && all.ends_with(b"xxx"));
+    drop(silent);
+}
+
+#[test]
 fn a_refused_client_that_does_not_go_gives_way() {
     let service = start(
         Diagnostics::builder(),

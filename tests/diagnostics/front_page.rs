@@ -57,6 +57,8 @@ fn a_browser_may_do_nothing_with_it_but_show_it() {
         ("Referrer-Policy", "no-referrer"),
         ("X-Content-Type-Options", "nosniff"),
         ("Cache-Control", "no-store"),
+        // A cache that heeds this alone would show it to curl.
+        ("Vary", "Accept"),
     ] {
         assert_eq!(page.header(header), Some(value), "{header}");
     }

@@ -2,6 +2,7 @@
 #![cfg(feature = "pprof")]
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,21 @@ fn one_without_descriptors_is_alive_all_the_same() {
     for _ in 0..20 {
         let (status, body) = http::get(tbot.address(), "/livez");
         assert_eq!((status, &*body), (200, "OK"));
+    }
+    // Nor does it matter who comes behind a probe that has connected and not asked yet.
+    let mut prompt = 0;
+    while prompt < 20 {
+        let connecting = Instant::now();
+        let mut probe = http::begin(tbot.address(), "");
+        let others = ["", "GET /livez", "", ""].map(|it| http::begin(tbot.address(), it));
+        let sent = probe.write_all(http::request(tbot.address(), "/livez", "").as_bytes());
+        // A machine that stood still for so long says nothing.
+        if connecting.elapsed() < Duration::from_millis(20) {
+            sent.expect("it has its time");
+            assert_eq!(http::end(probe).status, 200);
+            prompt += 1;
+        }
+        drop(others);
     }
     let log = tbot.stderr.so_far();
     assert!(

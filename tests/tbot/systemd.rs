@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{getegid, geteuid};
 use tempfile::TempDir;
 
 use crate::common::frozen::Frozen;
@@ -17,6 +18,7 @@ use crate::common::procfs;
 use crate::common::readme::README;
 use crate::common::systemd::Systemd;
 use crate::common::wait::until;
+use crate::common::{STRANGER, is_root};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tbot");
 
@@ -152,6 +154,32 @@ fn another_unit_is_replaced_only_by_force_and_a_link_never() {
     );
     let unit = fs::read_to_string(&path).expect("it is there");
     assert_eq!(unit, succeed(&mut install(&[])));
+    // It is of who wrote it, and nobody else may change it, however it was before.
+    let is_ours = |why: &str| {
+        let about = fs::metadata(&path).expect("it is there");
+        let ids = (about.uid(), about.gid(), about.mode() & 0o7777);
+        let us = (geteuid().as_raw(), getegid().as_raw(), 0o644);
+        assert_eq!(ids, us, "{why}");
+    };
+    is_ours("it was another");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("it is ours");
+    assert!(write(&[]).stdout.contains("tbot.service is written. "));
+    is_ours("its mode was another");
+    if is_root() {
+        for force in [&[][..], &["--force"]] {
+            std::os::unix::fs::chown(&path, Some(STRANGER), Some(STRANGER)).expect("as root");
+            assert!(write(force).stdout.contains("tbot.service is written. "));
+            is_ours("it was another's");
+        }
+        std::os::unix::fs::chown(&path, Some(STRANGER), None).expect("as root");
+        fs::write(&path, "another").expect("as root");
+        assert!(write(&["--force"]).status.success());
+        is_ours("it was another one of another's");
+    }
+    let mut careful = Command::new("/bin/sh");
+    careful.args(["-c", "umask 077; rm \"$1/tbot.service\"; exec \"$0\" install systemd --write --systemd-directory \"$1\""]);
+    succeed(careful.args([PROGRAM, &at]));
+    is_ours("the umask was another");
     let same = write(&[]);
     assert!(
         same.stdout
@@ -219,6 +247,17 @@ fn what_would_not_start_is_not_written() {
             &["--group", ""],
             "--group: \"\" is no name that systemd takes",
         ),
+        (
+            &["--user", "65535"],
+            "--user: 65535 is no user: a number is from 0 ",
+        ),
+        (&["--user", "4294967295"], "--user: 4294967295 is no user: "),
+        (
+            &["--group", "4294967295"],
+            "--group: 4294967295 is no group: ",
+        ),
+        (&["--user", "4294967296"], "--user: 4294967296 is no user: "),
+        (&["--user", "01000"], "--user: 01000 is no user: "),
     ] {
         let end = run(install(&["--write", "--systemd-directory", &at]).args(words));
         assert!(end.error().contains(error), "{error:?} in {end:?}");

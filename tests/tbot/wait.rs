@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::common::black_hole::BlackHole;
-use crate::common::has_ipv6;
 use crate::common::keys::Keys;
 use crate::common::process::{Finished, Process, run};
 use crate::common::server::{ClosedPort, Server};
 use crate::common::tbot::{Start, Tbot};
 use crate::common::v1::{assert_echoes, dial};
+use crate::common::wait::until;
+use crate::common::{has_ipv6, http};
 
 /// `tbot wait` with these arguments, in an empty environment.
 fn command(args: &[&str]) -> Command {
@@ -264,8 +265,45 @@ fn a_service_that_has_not_reported_is_named() {
     failed(&end, "2s", "identity is initializing");
     let end = wait(url, &["--timeout", "2s"]);
     assert!(end.stderr.contains("identity is initializing"), "{end:?}");
+    // Also where others wait in all the places there are.
+    let (_, address) = url.trim_end_matches('/').split_once("//").expect("a URL");
+    let address = address.parse().expect("an address");
+    let ask = http::request(address, "/wait", "");
+    let mut held = Vec::new();
+    until("every place is taken", || {
+        let more = http::begin(address, &ask);
+        more.set_nonblocking(true).expect("a socket");
+        held.push(more);
+        // It is answered at once where there is no place, as while a look of before still has one.
+        assert_eq!(http::get(address, "/livez").0, 200);
+        held.retain(|held| held.peek(&mut [0]).is_err());
+        (held.len() == 16).then_some(())
+    });
+    let end = wait(url, &["--timeout", "2s"]);
+    assert!(end.stderr.contains("identity is initializing"), "{end:?}");
+    let end = wait(url, &["--timeout", "2s", "--service", "identity"]);
+    failed(&end, "2s", "identity is initializing");
+    drop(held);
     tbot.signal(Signal::TERM);
     assert!(tbot.finish().status.success());
+}
+
+#[test]
+fn who_finds_no_place_to_wait_asks_often() {
+    let asked = AtomicUsize::new(0);
+    let server = answering(move |head| {
+        if head.starts_with("GET /wait/mux ") {
+            return unavailable("16 long requests are being answered already, try again later\n");
+        }
+        assert!(head.starts_with("GET /readyz/mux "), "{head}");
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0..20 => unavailable("{\"status\": \"initializing\"}"),
+            _ => b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
+        }
+    });
+    // With pauses that grow it would have to be a minute.
+    let words = ["--service", "mux", "--timeout", "20s"];
+    healthy(&wait(server.address, &words));
 }
 
 #[test]
