@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_status_is_one_line_of_what_is_seen() {
         let shown = one_line("ssh says: a\nREADY=1\x1b\u{202e}b\u{2028}ü");
-        assert_eq!(shown, "ssh says: a READY=1  b ü");
+        assert_eq!(shown, r"ssh says: a\nREADY=1\u{1b}\u{202e}b\u{2028}ü");
     }
 
     #[test]
