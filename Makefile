@@ -20,7 +20,7 @@ PACKED = $(if $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" |
 # standard library are installed.
 STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error the static program \
 	cannot be built where a path has a space in it: $(CURDIR), $(OUT))) \
-	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) \
+	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) -C link-arg=-Wl$(,)-T$(,).ci/seldom.ld \
 	--remap-path-prefix=$(CURDIR)=/tbot-rs \
 	--remap-path-prefix=$(OUT)=/target \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \

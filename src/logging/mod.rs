@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use prometheus::IntCounter;
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -21,7 +20,7 @@ use self::fold::Folds;
 pub(crate) use self::line::harmless;
 use self::line::{Said, Style};
 use crate::config::{LogFormat, LogLevels};
-use crate::metrics::LogMetrics;
+use crate::metrics::{IntCounter, LogMetrics};
 
 /// Lines that wait for stderr.
 const QUEUE: usize = 1024;

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use prometheus::IntCounter;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use slab::Slab;
@@ -23,6 +22,7 @@ use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::inbox::Inbox;
 use super::leaver::{self, Leaver};
+use crate::metrics::IntCounter;
 use crate::pulse::{self, Pulse};
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
