@@ -72,7 +72,7 @@ use self::artifacts::{Artifacts, Hosts};
 use self::counts::Shared;
 use self::destination::{Destination, Socket};
 use self::inbox::Inbox;
-use self::limits::Limits;
+use self::limits::{Limits, Room};
 use self::relay::Relay;
 use self::setup::{Message, Setup};
 use self::upstream::openssh::pool::Pool;
@@ -96,6 +96,7 @@ pub struct Multiplexer {
     thread: Option<JoinHandle<()>>,
     pulse: Arc<Pulse>,
     max_connections: usize,
+    room: Room,
     // Behind the set-up thread, which uses them.
     pools: Vec<Pool>,
     relay: Arc<Relay>,
@@ -240,6 +241,7 @@ impl Multiplexer {
             thread: Some(thread),
             pulse,
             max_connections: options.max_connections,
+            room: Room::default(),
             pools,
             relay,
         })
@@ -384,8 +386,7 @@ impl Multiplexer {
         let bastions: Vec<String> = self.pools.iter().filter_map(Pool::problem).collect();
         (!bastions.is_empty())
             .then(|| bastions.join("; "))
-            .or_else(limits::no_descriptors)
-            .or_else(limits::no_threads)
+            .or_else(|| self.room.problem())
     }
 
     /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
