@@ -1,11 +1,11 @@
 //! What our own metrics are made of: numbers that are counted by an atomic, and families of them by label.
 //!
 //! A [`Family`] is a collector of the `prometheus` crate, so that whoever gathers a registry finds it there. For
-//! `/metrics` it prints itself: all text but the numbers is made once, with the series. To gather copies each name,
-//! label and number of a scrape, which takes four times what all the rest of the scrape does.
+//! `/metrics` it prints itself (see `exposition`): all text but the numbers is made once, with the series.
 //!
 //! Not by that crate's own counters, each of which holds name and help text of its family, too.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -91,6 +91,21 @@ impl Histogram {
         })
     }
 
+    fn gathered(&self) -> prometheus::proto::Histogram {
+        let counts: Vec<u64> = self.cumulative().collect();
+        let buckets = self.0.bounds.iter().zip(&counts).map(|(bound, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*count);
+            bucket
+        });
+        let mut histogram = prometheus::proto::Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(counts.last().copied().unwrap_or_default());
+        histogram.set_sample_sum(self.sum());
+        histogram
+    }
+
     #[cfg(test)]
     pub fn count(&self) -> u64 {
         self.cumulative().last().unwrap_or_default()
@@ -102,58 +117,103 @@ impl Histogram {
 }
 
 /// What a series of a family is.
-pub trait Value: Clone + Send + Sync + 'static {
+#[derive(Clone, Debug)]
+pub enum Value {
+    Counter(IntCounter),
+    Gauge(IntGauge),
+    Histogram(Histogram),
+}
+
+impl Value {
+    /// Its numbers, in the order in which the text has them.
+    fn numbers(&self, each: &mut impl FnMut(f64)) {
+        match self {
+            Self::Counter(counter) => each(counter.get() as f64),
+            Self::Gauge(gauge) => each(gauge.get() as f64),
+            Self::Histogram(histogram) => {
+                let mut all = 0.0;
+                for count in histogram.cumulative() {
+                    all = count as f64;
+                    each(all);
+                }
+                each(histogram.sum());
+                each(all);
+            }
+        }
+    }
+
+    /// The same for who gathers.
+    fn metric(&self) -> Metric {
+        let mut metric = Metric::default();
+        match self {
+            Self::Counter(counter) => {
+                let mut number = Counter::default();
+                number.set_value(counter.get() as f64);
+                metric.set_counter(number);
+            }
+            Self::Gauge(gauge) => {
+                let mut number = Gauge::default();
+                number.set_value(gauge.get() as f64);
+                metric.set_gauge(number);
+            }
+            Self::Histogram(histogram) => metric.set_histogram(histogram.gathered()),
+        }
+        metric
+    }
+}
+
+/// What a [`Family`] can be of.
+pub trait Kind: Sized {
     const KIND: MetricType;
 
     /// At 0; a histogram has these bounds.
     fn new(bounds: &'static [f64]) -> Self;
 
-    /// Its numbers, in the order in which the text has them.
-    fn numbers(&self, each: impl FnMut(f64));
+    fn value(self) -> Value;
 
-    /// The same for who gathers.
-    fn metric(&self) -> Metric;
+    /// What [`value`](Self::value) was made of.
+    fn of(value: &Value) -> Option<Self>;
 }
 
-impl Value for IntCounter {
+impl Kind for IntCounter {
     const KIND: MetricType = MetricType::COUNTER;
 
     fn new(_: &'static [f64]) -> Self {
         Self::default()
     }
 
-    fn numbers(&self, mut each: impl FnMut(f64)) {
-        each(self.get() as f64);
+    fn value(self) -> Value {
+        Value::Counter(self)
     }
 
-    fn metric(&self) -> Metric {
-        let (mut metric, mut counter) = (Metric::default(), Counter::default());
-        counter.set_value(self.get() as f64);
-        metric.set_counter(counter);
-        metric
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Counter(counter) => Some(counter.clone()),
+            _ => None,
+        }
     }
 }
 
-impl Value for IntGauge {
+impl Kind for IntGauge {
     const KIND: MetricType = MetricType::GAUGE;
 
     fn new(_: &'static [f64]) -> Self {
         Self::default()
     }
 
-    fn numbers(&self, mut each: impl FnMut(f64)) {
-        each(self.get() as f64);
+    fn value(self) -> Value {
+        Value::Gauge(self)
     }
 
-    fn metric(&self) -> Metric {
-        let (mut metric, mut gauge) = (Metric::default(), Gauge::default());
-        gauge.set_value(self.get() as f64);
-        metric.set_gauge(gauge);
-        metric
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Gauge(gauge) => Some(gauge.clone()),
+            _ => None,
+        }
     }
 }
 
-impl Value for Histogram {
+impl Kind for Histogram {
     const KIND: MetricType = MetricType::HISTOGRAM;
 
     fn new(bounds: &'static [f64]) -> Self {
@@ -164,61 +224,46 @@ impl Value for Histogram {
         }))
     }
 
-    fn numbers(&self, mut each: impl FnMut(f64)) {
-        let mut all = 0.0;
-        self.cumulative().for_each(|count| {
-            all = count as f64;
-            each(all);
-        });
-        each(self.sum());
-        each(all);
+    fn value(self) -> Value {
+        Value::Histogram(self)
     }
 
-    fn metric(&self) -> Metric {
-        let counts: Vec<u64> = self.cumulative().collect();
-        let bounds = self.0.bounds.iter().zip(&counts);
-        let buckets = bounds.map(|(bound, count)| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(*count);
-            bucket
-        });
-        let mut histogram = prometheus::proto::Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(counts.last().copied().unwrap_or_default());
-        histogram.set_sample_sum(self.sum());
-        let mut metric = Metric::default();
-        metric.set_histogram(histogram);
-        metric
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Histogram(histogram) => Some(histogram.clone()),
+            _ => None,
+        }
     }
 }
 
 /// The series of one name. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Family<V> {
-    shared: Arc<Shared<V>>,
+pub struct Family<K> {
+    shared: Arc<Shared>,
+    kind: PhantomData<fn() -> K>,
 }
 
 #[derive(Debug)]
-struct Shared<V> {
+struct Shared {
     desc: Desc,
-    /// Of its text.
+    kind: MetricType,
+    /// What comes before the series in the text.
     head: Box<str>,
     /// The places of the labels' values among those that [`Family::with`] is given, in the order of their names.
     order: Vec<usize>,
     bounds: &'static [f64],
     /// Sorted by the values of the labels.
-    series: RwLock<Vec<Series<V>>>,
+    series: RwLock<Vec<Series>>,
 }
 
 #[derive(Debug)]
-struct Series<V> {
+struct Series {
     labels: Box<[Box<str>]>,
     form: Form,
-    value: V,
+    value: Value,
 }
 
-impl<V: Value> Family<V> {
+impl<K: Kind + 'static> Family<K> {
     /// A family without a series.
     pub fn new(name: &str, help: &str, labels: &[&str]) -> Result<Self> {
         Self::with_bounds(name, help, labels, &[])
@@ -231,59 +276,120 @@ impl<V: Value> Family<V> {
         labels: &[&str],
         bounds: &'static [f64],
     ) -> Result<Self> {
-        let names = labels.iter().map(|label| (*label).to_owned()).collect();
-        let mut order: Vec<usize> = (0..labels.len()).collect();
-        order.sort_by_key(|place| labels[*place]);
-        let desc = Desc::new(name.into(), help.into(), names, Default::default())?;
-        let mut head = String::new();
-        exposition::write_head(&mut head, &family::<V>(&desc, Vec::new()));
-        let shared = Shared {
-            desc,
-            head: head.into(),
-            order,
-            bounds,
-            series: RwLock::default(),
-        };
+        let shared = Shared::new(K::KIND, name, help, labels, bounds)?;
         Ok(Self {
             shared: Arc::new(shared),
+            kind: PhantomData,
         })
     }
 
     /// The same in a registry.
     pub fn register(self, registry: &Registry) -> Result<Self> {
-        registry.register(Box::new(self.clone()))?;
+        registry.register(Box::new(Shown(self.shared.clone())))?;
         Ok(self)
     }
 
-    /// The series with these labels, made at 0 where it is new. There must be one for each name.
-    pub fn with(&self, labels: &[&str]) -> V {
-        let Shared { order, bounds, .. } = &*self.shared;
-        let labels: Box<[Box<str>]> = order.iter().map(|place| labels[*place].into()).collect();
+    /// The series with these labels, of which there is one for each name; made at 0 where it is new.
+    pub fn with(&self, labels: &[&str]) -> K {
+        let new = |bounds| K::new(bounds).value();
+        K::of(&self.shared.with(labels, new)).expect("all series are of one kind")
+    }
+
+    pub fn desc(&self) -> Vec<&Desc> {
+        vec![&self.shared.desc]
+    }
+
+    /// As a [`Collector`] does.
+    pub fn collect(&self) -> Vec<MetricFamily> {
+        self.shared.collect()
+    }
+}
+
+/// A family as its registry has it.
+struct Shown(Arc<Shared>);
+
+impl Collector for Shown {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.collect()
+    }
+}
+
+impl Shared {
+    fn new(
+        kind: MetricType,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        bounds: &'static [f64],
+    ) -> Result<Self> {
+        let names = labels.iter().map(|label| (*label).to_owned()).collect();
+        let mut order: Vec<usize> = (0..labels.len()).collect();
+        order.sort_unstable_by_key(|place| labels[*place]);
+        let mut shared = Self {
+            desc: Desc::new(name.into(), help.into(), names, Default::default())?,
+            kind,
+            head: Box::default(),
+            order,
+            bounds,
+            series: RwLock::default(),
+        };
+        let mut head = String::new();
+        exposition::write_head(&mut head, &shared.family(Vec::new()));
+        shared.head = head.into();
+        Ok(shared)
+    }
+
+    fn with(&self, labels: &[&str], new: fn(&'static [f64]) -> Value) -> Value {
+        let labels = self.order.iter().map(|place| labels[*place].into());
+        let labels: Box<[Box<str>]> = labels.collect();
         // Nothing that can panic leaves it half-changed.
-        let series = self.shared.series.write();
+        let series = self.series.write();
         let mut series = series.unwrap_or_else(PoisonError::into_inner);
-        match series.binary_search_by(|one| one.labels.cmp(&labels)) {
-            Ok(place) => series[place].value.clone(),
+        let place = match series.binary_search_by(|one| one.labels.cmp(&labels)) {
+            Ok(place) => place,
             Err(place) => {
-                let value = V::new(bounds);
+                let value = new(self.bounds);
                 let one = self.metric(&labels, &value);
-                let form = Form::of(&family::<V>(&self.shared.desc, vec![one]));
+                let form = Form::of(&self.family(vec![one]));
                 let one = Series {
                     labels,
                     form,
-                    value: value.clone(),
+                    value,
                 };
                 series.insert(place, one);
-                value
+                place
             }
-        }
+        };
+        series[place].value.clone()
     }
 
-    fn metric(&self, labels: &[Box<str>], value: &V) -> Metric {
-        let Shared { desc, order, .. } = &*self.shared;
-        let pairs = order.iter().zip(labels).map(|(place, value)| {
+    fn collect(&self) -> Vec<MetricFamily> {
+        let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        if series.is_empty() {
+            return Vec::new();
+        }
+        let printed = exposition::print(&self.desc.fq_name, |text| {
+            text.push_str(&self.head);
+            for one in &*series {
+                one.value.numbers(&mut one.form.numbers(text));
+            }
+        });
+        vec![printed.unwrap_or_else(|| {
+            let all = series
+                .iter()
+                .map(|one| self.metric(&one.labels, &one.value));
+            self.family(all.collect())
+        })]
+    }
+
+    fn metric(&self, labels: &[Box<str>], value: &Value) -> Metric {
+        let pairs = self.order.iter().zip(labels).map(|(place, value)| {
             let mut pair = LabelPair::default();
-            pair.set_name(desc.variable_labels[*place].clone());
+            pair.set_name(self.desc.variable_labels[*place].clone());
             pair.set_value(value.to_string());
             pair
         });
@@ -291,41 +397,13 @@ impl<V: Value> Family<V> {
         metric.set_label(pairs.collect());
         metric
     }
-}
 
-fn family<V: Value>(desc: &Desc, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(desc.fq_name.clone());
-    family.set_help(desc.help.clone());
-    family.set_field_type(V::KIND);
-    family.set_metric(metrics);
-    family
-}
-
-impl<V: Value> Collector for Family<V> {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.shared.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let Shared {
-            desc, head, series, ..
-        } = &*self.shared;
-        let series = series.read().unwrap_or_else(PoisonError::into_inner);
-        if series.is_empty() {
-            return Vec::new();
-        }
-        let printed = exposition::print(&desc.fq_name, |text| {
-            text.push_str(head);
-            for one in &*series {
-                one.value.numbers(one.form.numbers(text));
-            }
-        });
-        vec![printed.unwrap_or_else(|| {
-            let all = series
-                .iter()
-                .map(|one| self.metric(&one.labels, &one.value));
-            family::<V>(desc, all.collect())
-        })]
+    fn family(&self, metrics: Vec<Metric>) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics);
+        family
     }
 }
