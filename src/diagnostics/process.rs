@@ -18,7 +18,7 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::metrics::{Form, print, write_head};
+use crate::metrics::{Form, head, print};
 
 /// Name and help, in the order in which [`ProcessCollector::values`] gives the values.
 const FAMILIES: [(&str, &str); 8] = [
@@ -62,7 +62,7 @@ const FAMILIES: [(&str, &str); 8] = [
 pub struct ProcessCollector {
     descriptions: Vec<Desc>,
     /// Head and line of each family.
-    forms: Arc<[(String, Form)]>,
+    forms: Arc<[(Vec<u8>, Form)]>,
     /// Looked up once: the clock may be set later, and a process does not start again.
     start: Option<f64>,
 }
@@ -119,7 +119,7 @@ impl Collector for ProcessCollector {
         let families = known.filter_map(|(((name, help), (head, form)), value)| {
             let value = value?;
             let printed = print(name, |text| {
-                text.push_str(head);
+                text.extend_from_slice(head);
                 form.numbers(text)(value);
             });
             Some(printed.unwrap_or_else(|| family(name, help, value)))
@@ -128,10 +128,9 @@ impl Collector for ProcessCollector {
     }
 }
 
-fn form((name, help): (&str, &str)) -> (String, Form) {
-    let (mut head, family) = (String::new(), family(name, help, 0.0));
-    write_head(&mut head, &family);
-    (head, Form::of(&family))
+fn form((name, help): (&str, &str)) -> (Vec<u8>, Form) {
+    let family = family(name, help, 0.0);
+    (head(&family), Form::of(&family))
 }
 
 fn description((name, help): (&str, &str)) -> Desc {

@@ -258,7 +258,7 @@ impl Routes {
     }
 
     fn metrics(&self) -> ResponseBox {
-        let metrics = self.metrics.text().into_bytes();
+        let metrics = self.metrics.text();
         response(200, "text/plain; version=0.0.4; charset=utf-8", metrics)
     }
 

@@ -10,7 +10,7 @@
 //! what that has, then everything is gathered as others do it.
 
 use std::cell::RefCell;
-use std::fmt::Write;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,7 +34,7 @@ impl Exposition {
     }
 
     /// The text of everything in the registry.
-    pub fn text(&self) -> String {
+    pub fn text(&self) -> Vec<u8> {
         if !self.in_full.load(Ordering::Relaxed) {
             let (families, printed) = Printed::while_(|| self.registry.gather());
             if let Some(text) = printed.among(&families) {
@@ -42,7 +42,7 @@ impl Exposition {
             }
             self.in_full.store(true, Ordering::Relaxed);
         }
-        let mut text = String::new();
+        let mut text = Vec::new();
         for family in self.registry.gather() {
             write_family(&mut text, &family);
         }
@@ -53,26 +53,28 @@ impl Exposition {
 /// What has been printed by the collectors that this thread gathers.
 #[derive(Default)]
 struct Printed {
-    text: String,
-    /// Each name, and where its text ends.
-    families: Vec<(String, usize)>,
+    text: Vec<u8>,
+    /// Where the text of each family ends.
+    ends: Vec<usize>,
 }
 
 thread_local! {
     static PRINTED: RefCell<Option<Printed>> = const { RefCell::new(None) };
 }
 
-/// Has the text of a collector written, if it is gathered for that, and gives what to collect instead.
-pub(crate) fn print(name: &str, write: impl FnOnce(&mut String)) -> Option<MetricFamily> {
+/// Has the text of a family written, if it is gathered for that, and gives what to collect instead.
+pub(crate) fn print(name: &str, write: impl FnOnce(&mut Vec<u8>)) -> Option<MetricFamily> {
     PRINTED.with_borrow_mut(|printed| {
-        let Printed { text, families } = printed.as_mut()?;
+        let Printed { text, ends } = printed.as_mut()?;
+        let mut metric = Metric::default();
+        metric.set_timestamp_ms(ends.len() as i64);
         write(text);
-        families.push((name.to_owned(), text.len()));
+        ends.push(text.len());
         let mut family = MetricFamily::default();
         family.set_name(name.to_owned());
         // No other is.
         family.set_field_type(MetricType::UNTYPED);
-        family.set_metric(vec![Metric::default()]);
+        family.set_metric(vec![metric]);
         Some(family)
     })
 }
@@ -95,56 +97,64 @@ impl Printed {
 
     /// The text of these families, among which those that were printed are as [`print`] gave them; `None` where they
     /// are not.
-    fn among(mut self, gathered: &[MetricFamily]) -> Option<String> {
-        let mut begin = 0;
-        let mut ours: Vec<(String, &str)> = Vec::with_capacity(self.families.len());
-        for (name, end) in std::mem::take(&mut self.families) {
-            ours.push((name, &self.text[begin..end]));
-            begin = end;
-        }
-        // As a registry sorts.
-        ours.sort_unstable();
-        let mut ours = ours.into_iter();
-        let mut text = String::with_capacity(self.text.len() + gathered.len());
+    fn among(self, gathered: &[MetricFamily]) -> Option<Vec<u8>> {
+        let mut text = Vec::with_capacity(self.text.len());
+        let mut left = self.ends.len();
         for family in gathered {
             if family.get_field_type() != MetricType::UNTYPED {
                 write_family(&mut text, family);
                 continue;
             }
-            let (name, printed) = ours.next()?;
-            let [metric] = family.get_metric() else {
-                return None;
-            };
-            if name != family.name() || !metric.get_label().is_empty() {
-                return None;
-            }
-            text.push_str(printed);
+            let printed = self.printed(family)?;
+            text.extend_from_slice(printed);
+            left = left.checked_sub(1)?;
         }
-        ours.next().is_none().then_some(text)
+        // Two of one name would be one family with two metrics.
+        (left == 0).then_some(text)
+    }
+
+    /// What was printed in the place of this one.
+    fn printed(&self, family: &MetricFamily) -> Option<&[u8]> {
+        let [metric] = family.get_metric() else {
+            return None;
+        };
+        let place = usize::try_from(metric.timestamp_ms()).ok()?;
+        let begin = place
+            .checked_sub(1)
+            .map_or(Some(&0), |before| self.ends.get(before))?;
+        let text = self.text.get(*begin..*self.ends.get(place)?)?;
+        let named = text
+            .strip_prefix(HELP)?
+            .strip_prefix(family.name().as_bytes())?;
+        (named.starts_with(b" ") && metric.get_label().is_empty()).then_some(text)
     }
 }
 
-/// The lines of a family's text without their numbers.
+/// The lines of a metric's text without their numbers.
 #[derive(Debug)]
 pub(crate) struct Form {
-    text: Box<str>,
+    /// Each but the first one begins with the end of the line before.
+    text: Box<[u8]>,
     ends: Box<[u32]>,
 }
 
 impl Form {
     /// The form of a family that has one metric, whatever its numbers are.
     pub fn of(family: &MetricFamily) -> Self {
-        let mut printed = String::new();
+        let mut printed = Vec::new();
         for metric in family.get_metric() {
-            let mut labels = String::new();
+            let mut labels = Vec::new();
             write_labels(&mut labels, metric.get_label());
             write_metric(&mut printed, family, metric, &labels);
         }
-        let (mut text, mut ends) = (String::new(), Vec::new());
-        // A line ends with its number, and a label may have a space, but no newline.
-        for line in printed.lines() {
-            let end = line.rfind(' ').map_or(0, |space| space + 1);
-            text.push_str(&line[..end]);
+        let (mut text, mut ends) = (Vec::new(), Vec::new());
+        // A line ends with its number; labels may have spaces, but no newline.
+        for line in printed.split_inclusive(|byte| *byte == b'\n') {
+            if !ends.is_empty() {
+                text.push(b'\n');
+            }
+            let end = line.iter().rposition(|byte| *byte == b' ');
+            text.extend_from_slice(&line[..end.map_or(0, |space| space + 1)]);
             ends.push(text.len() as u32);
         }
         Self {
@@ -153,25 +163,28 @@ impl Form {
         }
     }
 
-    /// A writer of the text with other numbers, which it is given one after the other.
-    pub fn numbers<'a>(&'a self, text: &'a mut String) -> impl FnMut(f64) + 'a {
+    /// A writer of the text with other numbers, which it is given one after the other, all of them.
+    pub fn numbers<'a>(&'a self, text: &'a mut Vec<u8>) -> impl FnMut(f64) + 'a {
         let mut begin = 0;
         let mut ends = self.ends.iter();
         move |value| {
             if let Some(&end) = ends.next() {
-                text.push_str(&self.text[begin..end as usize]);
+                let end = end as usize;
+                text.extend_from_slice(&self.text[begin..end]);
                 number(text, value);
-                text.push('\n');
-                begin = end as usize;
+                begin = end;
+                if begin == self.text.len() {
+                    text.push(b'\n');
+                }
             }
         }
     }
 }
 
-fn write_family(text: &mut String, family: &MetricFamily) {
-    write_head(text, family);
+fn write_family(text: &mut Vec<u8>, family: &MetricFamily) {
+    text.extend_from_slice(&head(family));
     // Name and labels of a metric, up to what differs from one of its series to the next.
-    let mut labels = String::new();
+    let mut labels = Vec::new();
     for metric in family.get_metric() {
         labels.clear();
         write_labels(&mut labels, metric.get_label());
@@ -179,55 +192,59 @@ fn write_family(text: &mut String, family: &MetricFamily) {
     }
 }
 
+const HELP: &[u8] = b"# HELP ";
+
 /// The lines that come before those of the series.
-pub(crate) fn write_head(text: &mut String, family: &MetricFamily) {
-    let name = family.name();
+pub(crate) fn head(family: &MetricFamily) -> Vec<u8> {
+    let mut text = Vec::new();
+    let name = family.name().as_bytes();
     if !family.help().is_empty() {
-        text.push_str("# HELP ");
-        text.push_str(name);
-        *text += " ";
-        escape(text, family.help(), false);
-        *text += "\n";
+        text.extend_from_slice(HELP);
+        text.extend_from_slice(name);
+        text.push(b' ');
+        escape(&mut text, family.help(), false);
+        text.push(b'\n');
     }
-    text.push_str("# TYPE ");
-    text.push_str(name);
-    text.push_str(match family.get_field_type() {
-        MetricType::COUNTER => " counter\n",
-        MetricType::GAUGE => " gauge\n",
-        MetricType::HISTOGRAM => " histogram\n",
-        MetricType::SUMMARY => " summary\n",
-        MetricType::UNTYPED => " untyped\n",
+    text.extend_from_slice(b"# TYPE ");
+    text.extend_from_slice(name);
+    text.extend_from_slice(match family.get_field_type() {
+        MetricType::COUNTER => b" counter\n",
+        MetricType::GAUGE => b" gauge\n",
+        MetricType::HISTOGRAM => b" histogram\n",
+        MetricType::SUMMARY => b" summary\n",
+        MetricType::UNTYPED => b" untyped\n",
     });
+    text
 }
 
-fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, labels: &str) {
+fn write_metric(text: &mut Vec<u8>, family: &MetricFamily, metric: &Metric, labels: &[u8]) {
     let name = family.name();
     let mut line = |suffix: &str, extra: Option<(&str, f64)>, value: f64| {
-        text.push_str(name);
-        text.push_str(suffix);
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(suffix.as_bytes());
         if extra.is_some() || !labels.is_empty() {
-            *text += "{";
-            text.push_str(labels);
+            text.push(b'{');
+            text.extend_from_slice(labels);
             if let Some((label, bound)) = extra {
                 if !labels.is_empty() {
-                    *text += ",";
+                    text.push(b',');
                 }
-                text.push_str(label);
-                text.push_str("=\"");
+                text.extend_from_slice(label.as_bytes());
+                text.extend_from_slice(b"=\"");
                 match bound == f64::INFINITY {
-                    true => text.push_str("+Inf"),
+                    true => text.extend_from_slice(b"+Inf"),
                     false => number(text, bound),
                 }
-                *text += "\"";
+                text.push(b'"');
             }
-            *text += "}";
+            text.push(b'}');
         }
-        *text += " ";
+        text.push(b' ');
         number(text, value);
         if metric.timestamp_ms() != 0 {
             let _ = write!(text, " {}", metric.timestamp_ms());
         }
-        *text += "\n";
+        text.push(b'\n');
     };
     match family.get_field_type() {
         MetricType::COUNTER => line("", None, metric.get_counter().get_value()),
@@ -265,31 +282,32 @@ fn write_metric(text: &mut String, family: &MetricFamily, metric: &Metric, label
     }
 }
 
-fn write_labels(text: &mut String, labels: &[LabelPair]) {
+fn write_labels(text: &mut Vec<u8>, labels: &[LabelPair]) {
     for (place, label) in labels.iter().enumerate() {
         if place > 0 {
-            *text += ",";
+            text.push(b',');
         }
-        text.push_str(label.name());
-        text.push_str("=\"");
+        text.extend_from_slice(label.name().as_bytes());
+        text.extend_from_slice(b"=\"");
         escape(text, label.value(), true);
-        *text += "\"";
+        text.push(b'"');
     }
 }
 
 /// Most values are whole, and the formatting that finds the shortest digits of a fraction takes ten times as long.
-fn number(text: &mut String, value: f64) {
+fn number(text: &mut Vec<u8>, value: f64) {
     // Up to here a fraction has nothing to say, and 0 has a sign.
     const WHOLE: f64 = 1e15;
     let whole = value as i64;
     let is_whole = whole as f64 == value && value.abs() < WHOLE;
     match is_whole && value.is_sign_positive() {
+        true if whole < 10 => text.push(b'0' + whole as u8),
         true => digits(text, whole.unsigned_abs()),
         false => drop(write!(text, "{value}")),
     }
 }
 
-fn digits(text: &mut String, mut number: u64) {
+fn digits(text: &mut Vec<u8>, mut number: u64) {
     // As many as the largest has.
     let mut all = [b'0'; 20];
     let mut first = all.len() - 1;
@@ -301,22 +319,22 @@ fn digits(text: &mut String, mut number: u64) {
         }
         first -= 1;
     }
-    text.push_str(std::str::from_utf8(&all[first..]).unwrap_or_default());
+    text.extend_from_slice(&all[first..]);
 }
 
-fn escape(text: &mut String, value: &str, quotes: bool) {
-    let is_special = |byte: u8| byte == b'\\' || byte == b'\n' || (quotes && byte == b'"');
-    let mut rest = value;
-    while let Some(at) = rest.bytes().position(is_special) {
-        text.push_str(&rest[..at]);
-        text.push_str(match rest.as_bytes()[at] {
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            _ => "\\\"",
+fn escape(text: &mut Vec<u8>, value: &str, quotes: bool) {
+    let is_special = |byte: &u8| *byte == b'\\' || *byte == b'\n' || (quotes && *byte == b'"');
+    let mut rest = value.as_bytes();
+    while let Some(at) = rest.iter().position(is_special) {
+        text.extend_from_slice(&rest[..at]);
+        text.extend_from_slice(match rest[at] {
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            _ => b"\\\"",
         });
         rest = &rest[at + 1..];
     }
-    text.push_str(rest);
+    text.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -347,7 +365,7 @@ mod tests {
         let expected = TextEncoder::new().encode_to_string(&registry.gather());
         let expected = expected.expect("it encodes");
         for _ in 0..2 {
-            let text = exposition.text();
+            let text = String::from_utf8(exposition.text()).expect("it is text");
             assert_eq!(without_process(&text), without_process(&expected));
         }
         exposition
@@ -473,8 +491,10 @@ mod tests {
         }
     }
 
+    type Change = fn(Vec<MetricFamily>) -> Vec<MetricFamily>;
+
     /// Gathers another registry, and changes what that has.
-    struct Changed(Registry, Desc, fn(Vec<MetricFamily>) -> Vec<MetricFamily>);
+    struct Changed(Registry, Desc, Change);
 
     impl Collector for Changed {
         fn desc(&self) -> Vec<&Desc> {
@@ -488,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_collector_that_gathers_another_registry_has_what_that_has() {
-        let changes: [(bool, fn(Vec<MetricFamily>) -> Vec<MetricFamily>); 4] = [
+        let changes: [(bool, Change); 4] = [
             (false, |families| families),
             (true, |_| Vec::new()),
             (true, |mut families| {

@@ -5,6 +5,7 @@
 //!
 //! Not by that crate's own counters, each of which holds name and help text of its family, too.
 
+use std::cmp::Ordering;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -248,7 +249,7 @@ struct Shared {
     desc: Desc,
     kind: MetricType,
     /// What comes before the series in the text.
-    head: Box<str>,
+    head: Vec<u8>,
     /// The places of the labels' values among those that [`Family::with`] is given, in the order of their names.
     order: Vec<usize>,
     bounds: &'static [f64],
@@ -332,26 +333,31 @@ impl Shared {
         let mut shared = Self {
             desc: Desc::new(name.into(), help.into(), names, Default::default())?,
             kind,
-            head: Box::default(),
+            head: Vec::new(),
             order,
             bounds,
             series: RwLock::default(),
         };
-        let mut head = String::new();
-        exposition::write_head(&mut head, &shared.family(Vec::new()));
-        shared.head = head.into();
+        shared.head = exposition::head(&shared.family(Vec::new()));
         Ok(shared)
     }
 
     fn with(&self, labels: &[&str], new: fn(&'static [f64]) -> Value) -> Value {
-        let labels = self.order.iter().map(|place| labels[*place].into());
-        let labels: Box<[Box<str>]> = labels.collect();
         // Nothing that can panic leaves it half-changed.
         let series = self.series.write();
         let mut series = series.unwrap_or_else(PoisonError::into_inner);
-        let place = match series.binary_search_by(|one| one.labels.cmp(&labels)) {
+        let known = |one: &Series| {
+            let pairs = one.labels.iter().zip(&self.order);
+            let mut orders = pairs.map(|(known, place)| (**known).cmp(labels[*place]));
+            orders
+                .find(|order| order.is_ne())
+                .unwrap_or(Ordering::Equal)
+        };
+        let place = match series.binary_search_by(known) {
             Ok(place) => place,
             Err(place) => {
+                let labels = self.order.iter().map(|place| labels[*place].into());
+                let labels: Box<[Box<str>]> = labels.collect();
                 let value = new(self.bounds);
                 let one = self.metric(&labels, &value);
                 let form = Form::of(&self.family(vec![one]));
@@ -373,7 +379,7 @@ impl Shared {
             return Vec::new();
         }
         let printed = exposition::print(&self.desc.fq_name, |text| {
-            text.push_str(&self.head);
+            text.extend_from_slice(&self.head);
             for one in &*series {
                 one.value.numbers(&mut one.form.numbers(text));
             }

@@ -21,7 +21,7 @@ use prometheus::{Registry, Result};
 
 pub use self::diagnostics::DiagnosticsMetrics;
 pub(crate) use self::diagnostics::{PathMetrics, Unserved};
-pub(crate) use self::exposition::{Exposition, Form, print, write_head};
+pub(crate) use self::exposition::{Exposition, Form, head, print};
 pub(crate) use self::family::{Family, Histogram, IntCounter, IntGauge};
 #[cfg(feature = "multiplexer")]
 pub use self::multiplexer::MultiplexerMetrics;
