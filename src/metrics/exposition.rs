@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prometheus::Registry;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
@@ -23,21 +23,26 @@ pub(crate) struct Exposition {
     pub registry: Registry,
     /// It changes what it gathers.
     in_full: Arc<AtomicBool>,
+    /// How long its text was the last time: the next one need not be moved as it grows.
+    length: Arc<AtomicUsize>,
 }
 
 impl Exposition {
     pub fn of(registry: Registry) -> Self {
         Self {
             registry,
-            in_full: Arc::default(),
+            ..Self::default()
         }
     }
 
     /// The text of everything in the registry.
     pub fn text(&self) -> Vec<u8> {
         if !self.in_full.load(Ordering::Relaxed) {
-            let (families, printed) = Printed::while_(|| self.registry.gather());
+            let length = self.length.load(Ordering::Relaxed);
+            let (families, printed) = Printed::while_(length, || self.registry.gather());
             if let Some(text) = printed.among(&families) {
+                // Numbers become longer.
+                self.length.store(text.len() + 256, Ordering::Relaxed);
                 return text;
             }
             self.in_full.store(true, Ordering::Relaxed);
@@ -80,8 +85,8 @@ pub(crate) fn print(name: &str, write: impl FnOnce(&mut Vec<u8>)) -> Option<Metr
 }
 
 impl Printed {
-    /// What is printed during `gather`.
-    fn while_<T>(gather: impl FnOnce() -> T) -> (T, Self) {
+    /// What is printed during `gather`, about so many bytes.
+    fn while_<T>(length: usize, gather: impl FnOnce() -> T) -> (T, Self) {
         /// Also after a panic of a collector.
         struct Until;
         impl Drop for Until {
@@ -90,7 +95,10 @@ impl Printed {
             }
         }
         let _until = Until;
-        PRINTED.set(Some(Self::default()));
+        PRINTED.set(Some(Self {
+            text: Vec::with_capacity(length),
+            ends: Vec::new(),
+        }));
         let gathered = gather();
         (gathered, PRINTED.take().unwrap_or_default())
     }
