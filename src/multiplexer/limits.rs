@@ -141,6 +141,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whether_there_is_room_is_tried_again_only_after_a_pause() {
+        let room = |at| Room {
+            tried: Mutex::new(Some((at, Some("none".to_owned())))),
+        };
+        let now = Instant::now();
+        assert_eq!(room(now).problem().as_deref(), Some("none"));
+        assert_eq!(room(now - Room::PAUSE).problem(), None);
+        assert_eq!(Room::default().problem(), None);
+    }
+
+    #[test]
     fn one_connection_can_be_afforded_by_however_many() {
         assert_eq!(affordable_connections(usize::MAX, usize::MAX), 1);
         assert!(affordable_connections(0, 0) >= 1);

@@ -358,7 +358,8 @@ impl Multiplexer {
 
     /// Why a client that connected now would not be served, as far as that can be told at once: a sentence
     /// for an operator. It costs some system calls, and waits for nobody, as it should in
-    /// [`checked_by`](crate::readyz::Reporter::checked_by).
+    /// [`checked_by`](crate::readyz::Reporter::checked_by). Whether there are descriptors and a thread for one is
+    /// tried at most twice a second.
     pub fn problem(&self) -> Option<String> {
         if let Some(hang) = self.hang() {
             return Some(hang);
@@ -389,8 +390,8 @@ impl Multiplexer {
             .or_else(|| self.room.problem())
     }
 
-    /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
-    /// answer is at most 5 s old.
+    /// Why one of the threads that serve clients does no work any more. Each is woken for it, at most ten times a
+    /// second: ask again, and the answer is at most 5 s old.
     pub fn hang(&self) -> Option<String> {
         let thread = self.thread.as_ref()?;
         let accepting = pulse::problem("mux-accept", thread, &self.pulse, || self.setup.wake());
