@@ -202,16 +202,11 @@ unsafe impl std::alloc::GlobalAlloc for Wiping {
 }
 
 /// Has threads share two heaps instead of up to eight for each core, of which every one keeps what it once had:
-/// a service whose threads mostly wait would hold a multiple of what it uses. And what is large stays apart from the
-/// heaps, to be given back at once: without this, the first large block that is freed ends that for all of its size
-/// (M_MMAP_THRESHOLD in mallopt(3)). To be called before there are any threads.
+/// a service whose threads mostly wait would hold a multiple of what it uses. To be called before there are any.
 #[cfg(all(feature = "cli", target_env = "gnu"))]
 pub fn share_heaps() {
-    // SAFETY: it only sets numbers of the allocator's (mallopt(3)).
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
-    }
+    // SAFETY: it only sets a number of the allocator's (mallopt(3)).
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
 /// What profiles and stacks need of the system.
