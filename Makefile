@@ -17,10 +17,10 @@ PACKED = $(if $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" |
 # Frame pointers are what profiles walk by. Position-independent it stays: with relocation-model=static
 # the profiler takes a lock in its signal handler. Paths of this machine stay out of the program (the last
 # prefix that fits counts), so that the same sources give the same bytes anywhere, also where those of the
-# standard library are installed.
+# standard library are installed. What seldom runs lies apart.
 STATIC_FLAGS = $(if $(word 2,$(CURDIR)$(OUT)$(or $(CARGO_HOME),$(HOME))),$(error the static program \
 	cannot be built where a path has a space in it: $(CURDIR), $(OUT))) \
-	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) \
+	-C target-feature=+crt-static -C force-frame-pointers=yes $(PACKED) -C link-arg=-Wl$(,)-T$(,).ci/seldom.ld \
 	--remap-path-prefix=$(CURDIR)=/tbot-rs \
 	--remap-path-prefix=$(OUT)=/target \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \

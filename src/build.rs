@@ -5,7 +5,13 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
     // A commit moves one of these; all are absent in a source archive.
-    for file in [".git/HEAD", ".git/refs/heads", ".git/packed-refs"] {
+    // The last one orders the static program.
+    for file in [
+        ".git/HEAD",
+        ".git/refs/heads",
+        ".git/packed-refs",
+        ".ci/seldom.ld",
+    ] {
         if std::path::Path::new(file).exists() {
             println!("cargo::rerun-if-changed={file}");
         }

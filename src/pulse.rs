@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 /// A round of work takes microseconds; one that takes this long hangs in something.
 const STALL: Duration = Duration::from_secs(5);
 
+/// How often a thread that waits is woken to show that it is alive, in milliseconds: who asks a thousand times a second
+/// costs no more than ten do.
+const OFTEN: u64 = 100;
+
 /// Beats with each round of a thread's work, and rests while the thread waits for some. One that has nothing
 /// to do wakes up only when it is asked whether it is alive.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub struct Pulse {
     origin: Instant,
     /// Milliseconds from the origin to the start of this round, and one more; 0 at rest.
     round: AtomicU64,
+    /// When it may be woken again, in the same milliseconds.
+    again: AtomicU64,
 }
 
 impl Default for Pulse {
@@ -21,6 +27,7 @@ impl Default for Pulse {
         Self {
             origin: Instant::now(),
             round: AtomicU64::new(0),
+            again: AtomicU64::new(0),
         }
     }
 }
@@ -37,12 +44,18 @@ impl Pulse {
         self.round.store(0, Ordering::Relaxed);
     }
 
-    /// Expects a beat of a thread that waits; true if it has to be woken for it.
+    /// Expects a beat of a thread that waits, unless it was asked just now; true if it has to be woken for it.
     pub fn ask(&self) -> bool {
         let now = self.origin.elapsed().as_millis() as u64;
-        self.round
-            .compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        let asks = now >= self.again.load(Ordering::Relaxed)
+            && self
+                .round
+                .compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if asks {
+            self.again.store(now + OFTEN, Ordering::Relaxed);
+        }
+        asks
     }
 
     /// For how long the thread has been at one round, if that is too long.
@@ -130,6 +143,7 @@ mod tests {
         let pulse = |seconds| Pulse {
             origin: Instant::now() - Duration::from_secs(seconds),
             round: AtomicU64::new(1),
+            again: AtomicU64::new(0),
         };
         assert!(pulse(6).stall().is_some_and(|took| took.as_secs() == 6));
         assert_eq!(pulse(4).stall(), None);
@@ -143,5 +157,10 @@ mod tests {
         assert!(!beating.ask() && beating.stall().is_some());
         beating.beat();
         assert_eq!(beating.stall(), None);
+        // Who has just shown that he is alive is left alone for a while.
+        resting.rest();
+        assert!(!resting.ask());
+        resting.again.fetch_sub(OFTEN, Ordering::Relaxed);
+        assert!(resting.ask());
     }
 }

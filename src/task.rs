@@ -218,10 +218,7 @@ mod tests {
         assert_eq!(registry.overall().status, Status::Healthy);
         assert_eq!((metrics.iterations.get(), metrics.failed.get()), (1, 0));
         assert_eq!(
-            (
-                metrics.successful.get_sample_count(),
-                metrics.successful.get_sample_sum()
-            ),
+            (metrics.successful.count(), metrics.successful.sum()),
             (1, 1.0)
         );
     }

@@ -137,6 +137,11 @@ impl Buffers {
             fixed: Fixed::default(),
         }
     }
+
+    /// What an idle worker has no use for, of which there may be many.
+    pub fn give_back(&mut self) {
+        self.output = Vec::new();
+    }
 }
 
 impl Connection {

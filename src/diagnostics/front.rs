@@ -85,7 +85,7 @@ impl Routes {
             time = moment(now),
         );
         push_services(&mut body, &services, now);
-        let families = self.metrics.gather();
+        let families = self.metrics.registry.gather();
         self.push_figures(&mut body, &families, now);
         self.push_paths(&mut body);
         body.push_str("</main>\n");

@@ -239,6 +239,7 @@ impl Service {
             // Routes are caught closer by; this is for mistakes of our own, which must not cost a
             // worker and a place for ever. The panic hook has told of it.
             let _ = catch_unwind(AssertUnwindSafe(|| connection.serve(self, &mut buffers)));
+            buffers.give_back();
             self.metrics.open.dec();
             let mut pool = self.lock();
             pool.live.retain(|live| !Arc::ptr_eq(live, &connection));

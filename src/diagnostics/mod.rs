@@ -33,7 +33,6 @@
 mod connection;
 #[cfg(feature = "gzip")]
 mod encoding;
-mod exposition;
 mod figures;
 mod front;
 mod listener;
@@ -64,6 +63,8 @@ pub use routes::Routes;
 
 use listener::Service;
 use routes::Handler;
+
+use crate::metrics::Exposition;
 
 /// What clients may use up. The defaults suit a probe every second and a few scrapers.
 ///
@@ -153,7 +154,7 @@ impl Builder {
 
     /// The metrics behind `/metrics`; without it there are none. A clone of a registry is the same one.
     pub fn metrics(mut self, registry: prometheus::Registry) -> Self {
-        self.routes.metrics = registry;
+        self.routes.metrics = Exposition::of(registry);
         self
     }
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::{Collector, Desc};
@@ -16,6 +17,8 @@ use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::metrics::{Form, head, print};
 
 /// Name and help, in the order in which [`ProcessCollector::values`] gives the values.
 const FAMILIES: [(&str, &str); 8] = [
@@ -58,6 +61,8 @@ const FAMILIES: [(&str, &str); 8] = [
 #[derive(Clone, Debug)]
 pub struct ProcessCollector {
     descriptions: Vec<Desc>,
+    /// Head and line of each family.
+    forms: Arc<[(Vec<u8>, Form)]>,
     /// Looked up once: the clock may be set later, and a process does not start again.
     start: Option<f64>,
 }
@@ -76,6 +81,7 @@ impl ProcessCollector {
     pub fn new() -> Self {
         Self {
             descriptions: FAMILIES.map(description).into(),
+            forms: FAMILIES.map(form).into(),
             start: Stat::read().and_then(|stat| start_time(&stat)),
         }
     }
@@ -109,11 +115,22 @@ impl Collector for ProcessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let known = FAMILIES.iter().zip(self.values());
-        known
-            .filter_map(|((name, help), value)| Some(family(name, help, value?)))
-            .collect()
+        let known = FAMILIES.iter().zip(&*self.forms).zip(self.values());
+        let families = known.filter_map(|(((name, help), (head, form)), value)| {
+            let value = value?;
+            let printed = print(name, |text| {
+                text.extend_from_slice(head);
+                form.numbers(text)(value);
+            });
+            Some(printed.unwrap_or_else(|| family(name, help, value)))
+        });
+        families.collect()
     }
+}
+
+fn form((name, help): (&str, &str)) -> (Vec<u8>, Form) {
+    let family = family(name, help, 0.0);
+    (head(&family), Form::of(&family))
 }
 
 fn description((name, help): (&str, &str)) -> Desc {

@@ -115,6 +115,8 @@ pub(super) fn print(response: ResponseBox, form: &Form, output: &mut Vec<u8>) ->
     let has_body = !form.head_only && !matches!(response.status_code().0, 100..=199 | 204 | 304);
     let length = response.data_length().unwrap_or_default();
     let start = output.len();
+    // At once for what is usual, and not moved as it grows.
+    output.reserve(512 + if has_body { length.min(64 * 1024) } else { 0 });
     response.with_chunked_threshold(usize::MAX).raw_print(
         &mut *output,
         form.version.clone(),

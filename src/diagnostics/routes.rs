@@ -8,12 +8,11 @@ use std::time::Duration;
 use tiny_http::ResponseBox;
 
 use super::connection::{Client, NO_ANSWER, message};
-use super::exposition;
 use super::front::Front;
 use super::pprof::{self, Profiling};
 use super::request::{Refused, Request};
 use super::response::{complete, header, json, response, text};
-use crate::metrics::DiagnosticsMetrics;
+use crate::metrics::{DiagnosticsMetrics, Exposition};
 use crate::readyz::{self, Status};
 
 /// The paths of the table below, for people: `/` and 404 list them.
@@ -53,7 +52,7 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Clone, Default)]
 pub struct Routes {
     pub(super) readyz: readyz::Registry,
-    pub(super) metrics: prometheus::Registry,
+    pub(super) metrics: Exposition,
     pub(super) profiling: Option<Profiling>,
     pub(super) extra: Vec<(Arc<str>, Handler)>,
     pub(super) front: Front,
@@ -259,12 +258,8 @@ impl Routes {
     }
 
     fn metrics(&self) -> ResponseBox {
-        let metrics = exposition::text(&self.metrics.gather());
-        response(
-            200,
-            "text/plain; version=0.0.4; charset=utf-8",
-            metrics.into_bytes(),
-        )
+        let metrics = self.metrics.text();
+        response(200, "text/plain; version=0.0.4; charset=utf-8", metrics)
     }
 
     fn index(&self, request: &Request<'_>) -> ResponseBox {

@@ -1,11 +1,8 @@
 //! The metrics of shared connections to bastions, by cluster.
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, Result,
-};
+use prometheus::{Registry, Result};
 
-use super::{Refusal, add};
+use super::{Family, Histogram, IntCounter, IntGauge, Refusal};
 
 /// Why there is no shared connection: the label `reason` of `tbot_ssh_bastion_connect_failures_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +66,15 @@ const OPEN_FAILURES: [Refusal; 11] = [
 /// The families, without a cluster yet.
 #[derive(Clone, Debug)]
 pub struct BastionMetrics {
-    masters: IntGaugeVec,
-    streams: IntGaugeVec,
-    opens: IntCounterVec,
-    open_failures: IntCounterVec,
-    open_time: HistogramVec,
-    connect_failures: IntCounterVec,
-    reconnects: IntCounterVec,
-    handshake: HistogramVec,
-    bytes: IntCounterVec,
+    masters: Family<IntGauge>,
+    streams: Family<IntGauge>,
+    opens: Family<IntCounter>,
+    open_failures: Family<IntCounter>,
+    open_time: Family<Histogram>,
+    connect_failures: Family<IntCounter>,
+    reconnects: Family<IntCounter>,
+    handshake: Family<Histogram>,
+    bytes: Family<IntCounter>,
 }
 
 /// The metrics of one cluster.
@@ -111,18 +108,18 @@ impl BastionMetrics {
     /// Creates and registers the families.
     pub fn register(registry: &Registry) -> Result<Self> {
         let gauge = |name, help, labels: &[&str]| {
-            add(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+            Family::<IntGauge>::new(name, help, labels)?.register(registry)
         };
         let counter = |name, help, labels: &[&str]| {
-            add(registry, IntCounterVec::new(Opts::new(name, help), labels))
+            Family::<IntCounter>::new(name, help, labels)?.register(registry)
         };
         let histogram = |name, help| {
             // From a bastion in the next rack to a time-out.
-            let buckets = vec![
+            const BOUNDS: &[f64] = &[
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ];
-            let opts = HistogramOpts::new(name, help).buckets(buckets);
-            add(registry, HistogramVec::new(opts, &["cluster"]))
+            let family = Family::<Histogram>::with_bounds(name, help, &["cluster"], BOUNDS);
+            family?.register(registry)
         };
         Ok(Self {
             masters: gauge(
@@ -174,25 +171,23 @@ impl BastionMetrics {
     /// The handles of one cluster, all at 0 where it is new.
     pub fn cluster(&self, name: &str) -> ClusterMetrics {
         let one = &[name];
-        let state = |state| self.masters.with_label_values(&[name, state]);
-        let bytes = |direction| self.bytes.with_label_values(&[name, direction]);
+        let state = |state| self.masters.with(&[name, state]);
+        let bytes = |direction| self.bytes.with(&[name, direction]);
         ClusterMetrics {
             starting: state("starting"),
             ready: state("ready"),
             retiring: state("retiring"),
-            streams: self.streams.with_label_values(one),
-            opens: self.opens.with_label_values(one),
-            open_time: self.open_time.with_label_values(one),
-            reconnects: self.reconnects.with_label_values(one),
-            handshake: self.handshake.with_label_values(one),
+            streams: self.streams.with(one),
+            opens: self.opens.with(one),
+            open_time: self.open_time.with(one),
+            reconnects: self.reconnects.with(one),
+            handshake: self.handshake.with(one),
             sent: bytes("sent"),
             received: bytes("received"),
-            open_failures: OPEN_FAILURES.map(|reason| {
-                self.open_failures
-                    .with_label_values(&[name, reason.label()])
-            }),
+            open_failures: OPEN_FAILURES
+                .map(|reason| self.open_failures.with(&[name, reason.label()])),
             connect_failures: Down::ALL
-                .map(|(_, label)| self.connect_failures.with_label_values(&[name, label])),
+                .map(|(_, label)| self.connect_failures.with(&[name, label])),
         }
     }
 }

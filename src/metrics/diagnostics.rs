@@ -2,12 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    Result,
-};
+use prometheus::{Registry, Result};
 
-use super::add;
+use super::{Family, Histogram, IntCounter, IntGauge};
 
 /// Why the diagnostics service did not serve a client: the label `reason` of
 /// `tbot_diag_refused_total`.
@@ -57,8 +54,8 @@ pub struct DiagnosticsMetrics {
     pub(crate) accepted: IntCounter,
     /// Connections between accept and end.
     pub(crate) open: IntGauge,
-    requests: IntCounterVec,
-    duration: HistogramVec,
+    requests: Family<IntCounter>,
+    duration: Family<Histogram>,
     refused: [IntCounter; Unserved::ALL.len()],
 }
 
@@ -68,7 +65,7 @@ pub(crate) struct PathMetrics {
     /// Seconds from a complete request to its answer.
     pub(crate) duration: Histogram,
     path: Arc<str>,
-    requests: IntCounterVec,
+    requests: Family<IntCounter>,
     by_code: [OnceLock<IntCounter>; Self::CODES.len()],
 }
 
@@ -82,49 +79,42 @@ impl DiagnosticsMetrics {
     ///
     /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
-        let refused = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tbot_diag_refused_total",
-                    "Requests and connections that the diagnostics service did not serve, by reason.",
-                ),
-                &["reason"],
-            ),
+        let counter = |name, help, labels: &[&str]| {
+            Family::<IntCounter>::new(name, help, labels)?.register(registry)
+        };
+        let refused = counter(
+            "tbot_diag_refused_total",
+            "Requests and connections that the diagnostics service did not serve, by reason.",
+            &["reason"],
         )?;
-        let duration = HistogramOpts::new(
+        let accepted = counter(
+            "tbot_diag_connections_accepted_total",
+            "Connections to the diagnostics service accepted.",
+            &[],
+        )?;
+        let open = Family::<IntGauge>::new(
+            "tbot_diag_connections",
+            "Connections to the diagnostics service open now.",
+            &[],
+        )?;
+        let requests = counter(
+            "tbot_diag_http_requests_total",
+            "Requests to the diagnostics service answered, by status code and path.",
+            &["code", "path"],
+        )?;
+        let duration = Family::<Histogram>::with_bounds(
             "tbot_diag_http_request_duration_seconds",
             "Time from a complete request to its answer, before that is sent.",
-        )
-        // From /livez to a wait or a profile of minutes.
-        .buckets(vec![0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0]);
+            &["path"],
+            // From /livez to a wait or a profile of minutes.
+            &[0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0],
+        )?;
         Ok(Self {
-            accepted: add(
-                registry,
-                IntCounter::new(
-                    "tbot_diag_connections_accepted_total",
-                    "Connections to the diagnostics service accepted.",
-                ),
-            )?,
-            open: add(
-                registry,
-                IntGauge::new(
-                    "tbot_diag_connections",
-                    "Connections to the diagnostics service open now.",
-                ),
-            )?,
-            requests: add(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "tbot_diag_http_requests_total",
-                        "Requests to the diagnostics service answered, by status code and path.",
-                    ),
-                    &["code", "path"],
-                ),
-            )?,
-            duration: add(registry, HistogramVec::new(duration, &["path"]))?,
-            refused: Unserved::ALL.map(|(_, label)| refused.with_label_values(&[label])),
+            accepted: accepted.with(&[]),
+            open: open.register(registry)?.with(&[]),
+            requests,
+            duration: duration.register(registry)?,
+            refused: Unserved::ALL.map(|(_, label)| refused.with(&[label])),
         })
     }
 
@@ -136,7 +126,7 @@ impl DiagnosticsMetrics {
     /// The handles of one path. It becomes a label, so it must not be a client's text.
     pub(crate) fn path(&self, path: &str) -> PathMetrics {
         let metrics = PathMetrics {
-            duration: self.duration.with_label_values(&[path]),
+            duration: self.duration.with(&[path]),
             path: path.into(),
             requests: self.requests.clone(),
             by_code: [const { OnceLock::new() }; PathMetrics::CODES.len()],
@@ -164,10 +154,7 @@ impl PathMetrics {
     }
 
     fn count(&self, code: u16, n: u64) {
-        let find = || {
-            self.requests
-                .with_label_values(&[&*code.to_string(), &*self.path])
-        };
+        let find = || self.requests.with(&[&*code.to_string(), &*self.path]);
         match Self::CODES.iter().position(|known| *known == code) {
             Some(place) => self.by_code[place].get_or_init(find).inc_by(n),
             // A route of an embedder.

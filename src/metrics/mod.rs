@@ -2,22 +2,27 @@
 //!
 //! Handles are looked up once, here: counting is an atomic addition, without a lock or a label
 //! look-up (a look-up costs six times the addition). What must be there with 0 is created at start.
-//! Registering fails only where the registry holds a metric of the same name already.
+//! Registering fails only where the registry holds a metric of the same name already. What they are made of is in
+//! `family`, and how they become text in `exposition`.
 
 #[cfg(feature = "multiplexer")]
 pub(crate) mod bastion;
 mod diagnostics;
+mod exposition;
+mod family;
 #[cfg(feature = "multiplexer")]
 mod multiplexer;
 #[cfg(feature = "cli")]
 mod program;
 mod services;
 
-use prometheus::core::Collector;
+#[cfg(feature = "cli")]
 use prometheus::{Registry, Result};
 
 pub use self::diagnostics::DiagnosticsMetrics;
 pub(crate) use self::diagnostics::{PathMetrics, Unserved};
+pub(crate) use self::exposition::{Exposition, Form, head, print};
+pub(crate) use self::family::{Family, Histogram, IntCounter, IntGauge};
 #[cfg(feature = "multiplexer")]
 pub use self::multiplexer::MultiplexerMetrics;
 #[cfg(feature = "multiplexer")]
@@ -31,27 +36,19 @@ pub use self::services::{TaskMetrics, TaskMetricsFamily, register_service_status
 /// Adds `tbot_build_info`, a constant 1 whose labels say what is running.
 #[cfg(feature = "cli")]
 pub(crate) fn register_build_info(registry: &Registry) -> Result<()> {
-    let opts = prometheus::Opts::new(
+    let labels = ["version", "commit", "rustc", "target"];
+    let info = Family::<IntGauge>::new(
         "tbot_build_info",
         "What this program was built from; always 1.",
-    );
-    let info = add(
-        registry,
-        prometheus::IntGaugeVec::new(opts, &["version", "commit", "rustc", "target"]),
+        &labels,
     )?;
-    info.with_label_values(&[
-        env!("CARGO_PKG_VERSION"),
-        env!("TBOT_COMMIT"),
-        env!("TBOT_RUSTC"),
-        env!("TBOT_TARGET"),
-    ])
-    .set(1);
+    info.register(registry)?
+        .with(&[
+            env!("CARGO_PKG_VERSION"),
+            env!("TBOT_COMMIT"),
+            env!("TBOT_RUSTC"),
+            env!("TBOT_TARGET"),
+        ])
+        .set(1);
     Ok(())
-}
-
-/// Registers a collector that was just created.
-fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: Result<C>) -> Result<C> {
-    let collector = collector?;
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }

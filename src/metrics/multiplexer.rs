@@ -1,11 +1,9 @@
 //! What the multiplexers do.
 
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, Result,
-};
+use prometheus::{Registry, Result};
 
-use super::add;
 use super::bastion::BastionMetrics;
+use super::{Family, Histogram, IntCounter, IntGauge};
 
 /// Why the multiplexer ended a request before any byte was relayed: the label `reason` of
 /// `tbot_ssh_multiplexer_requests_refused_total`.
@@ -96,67 +94,54 @@ impl MultiplexerMetrics {
     ///
     /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
-        let handled = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tbot_ssh_multiplexer_requests_handled_total",
-                    "SSH connections finished.",
-                ),
-                &["status"],
-            ),
+        let counter = |name, help, labels: &[&str]| {
+            Family::<IntCounter>::new(name, help, labels)?.register(registry)
+        };
+        let handled = counter(
+            "tbot_ssh_multiplexer_requests_handled_total",
+            "SSH connections finished.",
+            &["status"],
         )?;
-        let refused = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tbot_ssh_multiplexer_requests_refused_total",
-                    "SSH connections that ended before any byte was relayed, by reason.",
-                ),
-                &["reason"],
-            ),
+        let refused = counter(
+            "tbot_ssh_multiplexer_requests_refused_total",
+            "SSH connections that ended before any byte was relayed, by reason.",
+            &["reason"],
         )?;
-        let bytes = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tbot_ssh_multiplexer_relayed_bytes_total",
-                    "Bytes relayed: sent to targets, received from targets.",
-                ),
-                &["direction"],
-            ),
+        let bytes = counter(
+            "tbot_ssh_multiplexer_relayed_bytes_total",
+            "Bytes relayed: sent to targets, received from targets.",
+            &["direction"],
         )?;
-        let setup = HistogramOpts::new(
+        let started = counter(
+            "tbot_ssh_multiplexer_requests_started_total",
+            "SSH connections started.",
+            &[],
+        )?;
+        let in_flight = Family::<IntGauge>::new(
+            "tbot_ssh_multiplexer_requests_in_flight",
+            "SSH connections in progress now.",
+            &[],
+        )?;
+        let setup = Family::<Histogram>::with_bounds(
             "tbot_ssh_multiplexer_setup_duration_seconds",
             "Time from the complete request to the connected target.",
-        )
-        // From a target on this machine to the 10 s of the default time-out.
-        .buckets(vec![
-            0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-            2.5, 5.0, 10.0,
-        ]);
+            &[],
+            // From a target on this machine to the 10 s of the default time-out.
+            &[
+                0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                1.0, 2.5, 5.0, 10.0,
+            ],
+        )?;
         Ok(Self {
-            started: add(
-                registry,
-                IntCounter::new(
-                    "tbot_ssh_multiplexer_requests_started_total",
-                    "SSH connections started.",
-                ),
-            )?,
-            handled_ok: handled.with_label_values(&["OK"]),
-            handled_error: handled.with_label_values(&["ERROR"]),
-            in_flight: add(
-                registry,
-                IntGauge::new(
-                    "tbot_ssh_multiplexer_requests_in_flight",
-                    "SSH connections in progress now.",
-                ),
-            )?,
-            setup: add(registry, Histogram::with_opts(setup))?,
-            sent: bytes.with_label_values(&["sent"]),
-            received: bytes.with_label_values(&["received"]),
+            started: started.with(&[]),
+            handled_ok: handled.with(&["OK"]),
+            handled_error: handled.with(&["ERROR"]),
+            in_flight: in_flight.register(registry)?.with(&[]),
+            setup: setup.register(registry)?.with(&[]),
+            sent: bytes.with(&["sent"]),
+            received: bytes.with(&["received"]),
             bastions: BastionMetrics::register(registry)?,
-            refused: Refusal::ALL.map(|(_, label)| refused.with_label_values(&[label])),
+            refused: Refusal::ALL.map(|(_, label)| refused.with(&[label])),
         })
     }
 

@@ -1,8 +1,8 @@
 //! What the program holds, and what it says.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result};
+use prometheus::{Registry, Result};
 
-use super::add;
+use super::{Family, IntCounter, IntGauge};
 
 /// `tbot_allocator_bytes`: what the allocator holds from the system, by `state`. It is glibc's, which a Rust
 /// program uses unless it names another, or jemalloc with the feature `heap`.
@@ -22,12 +22,13 @@ impl AllocatorMetrics {
         if crate::sys::allocated().is_none() {
             return Ok(None);
         }
-        let opts = Opts::new(
+        let family = Family::<IntGauge>::new(
             "tbot_allocator_bytes",
             "Bytes that the allocator holds from the system, by state.",
-        );
-        let family = add(registry, IntGaugeVec::new(opts, &["state"]))?;
-        let state = |state| family.with_label_values(&[state]);
+            &["state"],
+        )?;
+        let family = family.register(registry)?;
+        let state = |state| family.with(&[state]);
         let metrics = Self {
             used: state("used"),
             free: state("free"),
@@ -61,7 +62,10 @@ impl NetworkMetrics {
         if crate::diagnostics::network_bytes().is_none() {
             return Ok(None);
         }
-        let counter = |name, help| add(registry, IntCounter::new(name, help));
+        let counter = |name, help| {
+            let family = Family::<IntCounter>::new(name, help, &[])?;
+            family.register(registry).map(|family| family.with(&[]))
+        };
         let metrics = Self {
             received: counter(
                 "process_network_receive_bytes_total",
@@ -97,26 +101,22 @@ pub(crate) struct LogMetrics {
 impl LogMetrics {
     /// Creates and registers all of them, at 0.
     pub(crate) fn register(registry: &Registry) -> Result<Self> {
-        let messages = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tbot_log_messages_total",
-                    "Messages logged, by level; those dropped are among them.",
-                ),
-                &["level"],
-            ),
+        let counter = |name, help, labels: &[&str]| {
+            Family::<IntCounter>::new(name, help, labels)?.register(registry)
+        };
+        let messages = counter(
+            "tbot_log_messages_total",
+            "Messages logged, by level; those dropped are among them.",
+            &["level"],
+        )?;
+        let dropped = counter(
+            "tbot_log_lines_dropped_total",
+            "Log lines dropped, as stderr took none.",
+            &[],
         )?;
         Ok(Self {
-            dropped: add(
-                registry,
-                IntCounter::new(
-                    "tbot_log_lines_dropped_total",
-                    "Log lines dropped, as stderr took none.",
-                ),
-            )?,
-            messages: ["error", "warn", "info", "debug"]
-                .map(|level| messages.with_label_values(&[level])),
+            dropped: dropped.with(&[]),
+            messages: ["error", "warn", "info", "debug"].map(|level| messages.with(&[level])),
         })
     }
 

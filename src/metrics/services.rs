@@ -1,12 +1,9 @@
 //! How services, their tasks and their certificates are.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, Result, exponential_buckets,
-};
+use prometheus::{Registry, Result};
 
-use super::add;
+use super::{Family, Histogram, IntCounter, IntGauge};
 use crate::readyz::{self, Status};
 
 /// Adds `tbot_service_status` with the labels `service` and `status`: 1 for the status each service has
@@ -16,17 +13,17 @@ use crate::readyz::{self, Status};
 ///
 /// Where the registry has it already.
 pub fn register_service_status(registry: &Registry, services: readyz::Registry) -> Result<()> {
-    let opts = Opts::new(
+    let status = Family::new(
         "tbot_service_status",
         "1 for the status that a service has, 0 for the others.",
-    );
-    let status = IntGaugeVec::new(opts, &["service", "status"])?;
+        &["service", "status"],
+    )?;
     registry.register(Box::new(ServiceStatus { services, status }))
 }
 
 struct ServiceStatus {
     services: readyz::Registry,
-    status: IntGaugeVec,
+    status: Family<IntGauge>,
 }
 
 impl Collector for ServiceStatus {
@@ -41,7 +38,7 @@ impl Collector for ServiceStatus {
                 (Status::Healthy, "healthy"),
                 (Status::Unhealthy, "unhealthy"),
             ] {
-                let gauge = self.status.with_label_values(&[&*name, label]);
+                let gauge = self.status.with(&[&*name, label]);
                 gauge.set((service.status == status).into());
             }
         }
@@ -68,10 +65,10 @@ pub struct TaskMetrics {
 /// The task metrics of a program, by `service` and `name`.
 #[derive(Clone, Debug)]
 pub struct TaskMetricsFamily {
-    iterations: IntCounterVec,
-    successful: HistogramVec,
-    failed: IntGaugeVec,
-    duration: HistogramVec,
+    iterations: Family<IntCounter>,
+    successful: Family<Histogram>,
+    failed: Family<IntGauge>,
+    duration: Family<Histogram>,
 }
 
 impl TaskMetricsFamily {
@@ -82,44 +79,40 @@ impl TaskMetricsFamily {
     /// Where the registry has one of them already.
     pub fn register(registry: &Registry) -> Result<Self> {
         const LABELS: &[&str] = &["service", "name"];
-        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), LABELS);
-        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LABELS)
+        let histogram = |name, help, bounds| {
+            let family = Family::<Histogram>::with_bounds(name, help, LABELS, bounds);
+            family?.register(registry)
         };
-        let seconds = exponential_buckets(0.1, 1.75, 6)?;
+        let iterations = Family::new(
+            "tbot_task_iterations_total",
+            "Task iterations, not counting retries.",
+            LABELS,
+        )?;
+        let failed = Family::new(
+            "tbot_task_iterations_failed",
+            "Task iterations that ultimately failed.",
+            LABELS,
+        )?;
         Ok(Self {
-            iterations: add(
-                registry,
-                counter(
-                    "tbot_task_iterations_total",
-                    "Task iterations, not counting retries.",
-                ),
+            iterations: iterations.register(registry)?,
+            successful: histogram(
+                "tbot_task_iterations_successful",
+                "Task iterations that succeeded, by the number of retries they took.",
+                &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
             )?,
-            successful: add(
-                registry,
-                histogram(
-                    "tbot_task_iterations_successful",
-                    "Task iterations that succeeded, by the number of retries they took.",
-                    vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
-                ),
-            )?,
-            failed: add(
-                registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "tbot_task_iterations_failed",
-                        "Task iterations that ultimately failed.",
-                    ),
-                    LABELS,
-                ),
-            )?,
-            duration: add(
-                registry,
-                histogram(
-                    "tbot_task_iteration_duration_seconds",
-                    "Time of one task iteration with its retries.",
-                    seconds,
-                ),
+            failed: failed.register(registry)?,
+            duration: histogram(
+                "tbot_task_iteration_duration_seconds",
+                "Time of one task iteration with its retries.",
+                // Each 1.75 times the one before.
+                &[
+                    0.1,
+                    0.17500000000000002,
+                    0.30625,
+                    0.5359375000000001,
+                    0.9378906250000001,
+                    1.6413085937500003,
+                ],
             )?,
         })
     }
@@ -128,10 +121,10 @@ impl TaskMetricsFamily {
     pub fn task(&self, service: &str, name: &str) -> TaskMetrics {
         let labels = &[service, name];
         TaskMetrics {
-            iterations: self.iterations.with_label_values(labels),
-            successful: self.successful.with_label_values(labels),
-            failed: self.failed.with_label_values(labels),
-            duration: self.duration.with_label_values(labels),
+            iterations: self.iterations.with(labels),
+            successful: self.successful.with(labels),
+            failed: self.failed.with(labels),
+            duration: self.duration.with(labels),
         }
     }
 }
@@ -141,15 +134,15 @@ impl TaskMetricsFamily {
 #[derive(Clone, Debug)]
 pub(crate) struct IdentityMetrics {
     validities: std::sync::Arc<std::sync::RwLock<Vec<(String, crate::readyz::Validity)>>>,
-    expiry: IntGaugeVec,
-    valid: IntGaugeVec,
+    expiry: Family<IntGauge>,
+    valid: Family<IntGauge>,
 }
 
 #[cfg(feature = "cli")]
 impl IdentityMetrics {
     /// Creates and registers them, without an identity yet.
     pub(crate) fn register(registry: &Registry) -> Result<Self> {
-        let family = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+        let family = |name, help| Family::new(name, help, &["service"]);
         let metrics = Self {
             validities: std::sync::Arc::default(),
             expiry: family(
@@ -185,9 +178,9 @@ impl Collector for IdentityMetrics {
         let list = self.validities.read();
         for (service, validity) in &*list.unwrap_or_else(std::sync::PoisonError::into_inner) {
             let end = i64::try_from(validity.end()).unwrap_or(i64::MAX);
-            self.expiry.with_label_values(&[service]).set(end);
+            self.expiry.with(&[service]).set(end);
             let valid = validity.problem(now).is_none();
-            self.valid.with_label_values(&[service]).set(valid.into());
+            self.valid.with(&[service]).set(valid.into());
         }
         [self.expiry.collect(), self.valid.collect()].concat()
     }

@@ -1,6 +1,7 @@
 //! What connections are held to, and how many of them this process can afford.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -76,9 +77,35 @@ pub fn affordable_streams(wanted: usize) -> usize {
     streams.min(wanted)
 }
 
-/// Why a connection would find no descriptors for itself and its target. Tried, not reckoned: other
-/// processes may have used up the system's.
-pub fn no_descriptors() -> Option<String> {
+/// Whether this process has what one more connection takes. It is tried, not reckoned: other processes may have used
+/// up the system's descriptors, and all programs of a user, or of a container, share a limit of threads. So it costs
+/// some system calls and a thread, and is done at most once in [`Self::PAUSE`], however often it is asked.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// When it was last tried, and what came of it.
+    tried: Mutex<Option<(Instant, Option<String>)>>,
+}
+
+impl Room {
+    const PAUSE: Duration = Duration::from_millis(500);
+
+    /// Why there is none, as of at most that long ago.
+    pub fn problem(&self) -> Option<String> {
+        let lock = || self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, problem)) = &*lock()
+            && at.elapsed() < Self::PAUSE
+        {
+            return problem.clone();
+        }
+        // Without the lock: two who find it old at once both try.
+        let problem = no_descriptors().or_else(no_threads);
+        *lock() = Some((Instant::now(), problem.clone()));
+        problem
+    }
+}
+
+/// Why a connection would find no descriptors for itself and its target.
+fn no_descriptors() -> Option<String> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let open = || {
         let flags = SocketFlags::CLOEXEC;
@@ -93,9 +120,8 @@ pub fn no_descriptors() -> Option<String> {
     ))
 }
 
-/// Why a look-up, or a client of the agent, would find no thread. Tried, too: all programs of a user, or of a
-/// container, share a limit.
-pub fn no_threads() -> Option<String> {
+/// Why a look-up, or a client of the agent, would find no thread.
+fn no_threads() -> Option<String> {
     let thread = std::thread::Builder::new().stack_size(64 * 1024);
     match thread.spawn(|| ()) {
         Ok(thread) => {
@@ -113,6 +139,17 @@ pub fn no_threads() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_there_is_room_is_tried_again_only_after_a_pause() {
+        let room = |at| Room {
+            tried: Mutex::new(Some((at, Some("none".to_owned())))),
+        };
+        let now = Instant::now();
+        assert_eq!(room(now).problem().as_deref(), Some("none"));
+        assert_eq!(room(now - Room::PAUSE).problem(), None);
+        assert_eq!(Room::default().problem(), None);
+    }
 
     #[test]
     fn one_connection_can_be_afforded_by_however_many() {

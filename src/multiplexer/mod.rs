@@ -71,7 +71,7 @@ pub use self::upstream::openssh::Bastion;
 use self::artifacts::{Artifacts, Hosts};
 use self::counts::Shared;
 use self::destination::{Destination, Socket};
-use self::limits::Limits;
+use self::limits::{Limits, Room};
 use self::threads::{Handle, Message, Plan, Threads};
 use self::upstream::openssh::pool::Pool;
 use crate::errors::plain;
@@ -90,6 +90,7 @@ pub struct Multiplexer {
     sockets: Mutex<Sockets>,
     artifacts: Artifacts,
     max_connections: usize,
+    room: Room,
     // Before the threads, which carry their links.
     pools: Vec<Pool>,
     threads: Threads,
@@ -219,6 +220,7 @@ impl Multiplexer {
             }),
             artifacts,
             max_connections: options.max_connections,
+            room: Room::default(),
             pools,
             threads,
         })
@@ -336,7 +338,8 @@ impl Multiplexer {
 
     /// Why a client that connected now would not be served, as far as that can be told at once: a sentence
     /// for an operator. It costs some system calls, and waits for nobody, as it should in
-    /// [`checked_by`](crate::readyz::Reporter::checked_by).
+    /// [`checked_by`](crate::readyz::Reporter::checked_by). Whether there are descriptors and a thread for one is
+    /// tried at most twice a second.
     pub fn problem(&self) -> Option<String> {
         if let Some(hang) = self.hang() {
             return Some(hang);
@@ -364,12 +367,11 @@ impl Multiplexer {
         let bastions: Vec<String> = self.pools.iter().filter_map(Pool::problem).collect();
         (!bastions.is_empty())
             .then(|| bastions.join("; "))
-            .or_else(limits::no_descriptors)
-            .or_else(limits::no_threads)
+            .or_else(|| self.room.problem())
     }
 
-    /// Why one of the threads that serve clients does no work any more. Each is woken for it: ask again, and the
-    /// answer is at most 5 s old.
+    /// Why one of the threads that serve clients does no work any more. Each is woken for it, at most ten times a
+    /// second: ask again, and the answer is at most 5 s old.
     pub fn hang(&self) -> Option<String> {
         let pools = || self.pools.iter().find_map(Pool::hang);
         let hang = self.threads.problem().or_else(pools);

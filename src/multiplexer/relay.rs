@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use slab::Slab;
@@ -21,6 +20,7 @@ use super::client;
 use super::flow::{BUFFER, End, Flow, Side};
 use super::leaver::{self, Leaver};
 use super::threads::RELAYED;
+use crate::metrics::IntCounter;
 
 /// Two connected, non-blocking stream sockets and what to do when they are done.
 pub struct Pair {

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use prometheus::IntCounter;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -25,6 +24,7 @@ use super::routes::Routes;
 use super::setup::Setup;
 use super::upstream::Failure;
 use super::upstream::resolver::{Answer, Resolver};
+use crate::metrics::IntCounter;
 use crate::pulse::{self, Pulse};
 
 /// epoll data of the two descriptors that are no connection's.

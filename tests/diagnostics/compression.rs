@@ -44,9 +44,28 @@ fn service() -> Diagnostics {
             let kind = Header::from_bytes("Content-Type", "text/plain").expect("ASCII");
             Response::new(200.into(), vec![kind], body, None, None).boxed()
         })
+        .route("/noise", |request| {
+            let length = request.parameter("length").ok().flatten();
+            let noise = noise(length.unwrap_or_default());
+            let kind = Header::from_bytes("Content-Type", "text/plain").expect("ASCII");
+            Response::from_data(noise).with_header(kind).boxed()
+        })
         .long_route("/long", move |_, _| typed("text/plain", 5000).boxed())
         .bind("127.0.0.1:0")
         .expect("a free port")
+}
+
+/// Bytes that no compressor makes fewer.
+fn noise(length: usize) -> Vec<u8> {
+    let next = |state: &mut u64| {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        Some((*state >> 56) as u8)
+    };
+    let mut state = length as u64;
+    let bytes = std::iter::from_fn(|| next(&mut state));
+    bytes.take(length).collect()
 }
 
 /// Head and body of the answer to a request with these header lines.
@@ -84,6 +103,30 @@ fn metrics_are_compressed_for_who_asks_and_the_same_inside() {
             Some("text/plain; version=0.0.4; charset=utf-8")
         );
     }
+}
+
+#[test]
+fn bodies_of_all_sizes_at_once_are_what_they_were() {
+    let service = service();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let service = &service;
+            scope.spawn(move || {
+                // Below and above what the compressor holds, and several of each by the same one.
+                for length in [1401, 20_000, 65_536, 70_000, 300_000, 2_000_000] {
+                    let path = format!("/noise?length={}", length + thread);
+                    let (answer, body) = ask(service, &path, "Accept-Encoding: gzip\r\n");
+                    assert!(is_packed(&answer));
+                    let mut unpacked = Vec::new();
+                    let mut gzip = GzDecoder::new(&*body);
+                    gzip.read_to_end(&mut unpacked).expect("gzip");
+                    assert!(unpacked == noise(length + thread), "{length}");
+                }
+                let (_, body) = ask(service, "/json", "Accept-Encoding: gzip\r\n");
+                assert_eq!(unpacked(&body), "x".repeat(5000));
+            });
+        }
+    });
 }
 
 #[test]

@@ -55,6 +55,50 @@ fn all_of_it_can_be_shared_by_threads() {
     within::<Waiting<'_>>();
 }
 
+/// What a program pushes or writes by an exporter of its own is what is scraped, our metrics and its own.
+#[test]
+fn an_exporter_of_the_program_has_what_is_scraped() {
+    let registry = prometheus::Registry::new();
+    let metrics = DiagnosticsMetrics::register(&registry).expect("the registry is empty");
+    let tasks = TaskMetricsFamily::register(&registry).expect("other names");
+    tasks.task("backup", "a \"task\"");
+    let services = readyz::Registry::new();
+    services.register("backup").unhealthy("no space");
+    tbot::metrics::register_service_status(&registry, services).expect("other names");
+    let jobs = prometheus::Counter::new("jobs_total", "Jobs.").expect("a good name");
+    let registered = registry.register(Box::new(jobs.clone()));
+    registered.expect("the first of its name");
+    jobs.inc_by(0.5);
+    let service = Diagnostics::builder()
+        .metrics(registry.clone())
+        .service_metrics(metrics)
+        .bind("127.0.0.1:0")
+        .expect("a free port");
+    assert_eq!(ask(&service, "/livez").status, 200);
+    let mut client = Client::of(&service);
+    let scraped = client.send(get("/metrics")).answer().body;
+    let exported = prometheus::TextEncoder::new().encode_to_string(&registry.gather());
+    // The scrape itself was counted behind it.
+    let others = |text: &str| {
+        let scrape =
+            |line: &&str| !line.contains("path=\"/metrics\"") && !line.contains("connections");
+        let lines = text.lines().filter(scrape);
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&scraped), others(&exported.expect("encodes")));
+    for line in [
+        "jobs_total 0.5",
+        "tbot_service_status{service=\"backup\",status=\"unhealthy\"} 1",
+        "tbot_task_iterations_total{name=\"a \\\"task\\\"\",service=\"backup\"} 0",
+        "tbot_diag_http_requests_total{code=\"200\",path=\"/livez\"} 1",
+    ] {
+        assert!(
+            scraped.lines().any(|one| one == line),
+            "{line} in {scraped}"
+        );
+    }
+}
+
 #[test]
 fn metrics_of_the_process_are_those_of_the_macros() {
     let jobs =

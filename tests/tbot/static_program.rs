@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::common::built::static_program;
 use crate::common::process::{Process, copy_program, run, succeed};
 use crate::common::server::Server;
+use crate::common::tbot::Start;
 use crate::common::v1::{Errors, assert_echoes, request, send_with_descriptors, try_connect};
 use crate::common::{http, is_root, not_tested};
 
@@ -155,6 +156,28 @@ fn its_size_is_the_one_that_the_readme_gives() {
         .len();
     let about = format!(" about {:.0} MB\n", size as f64 / 1e6);
     assert!(include_str!("../../README.md").contains(&about), "{about}");
+}
+
+/// The order of its functions, see `.ci/seldom.ld`: in that of the linker all of them are.
+#[test]
+fn less_than_two_thirds_of_its_code_is_resident_when_it_serves() {
+    let program = static_program("tbot");
+    let tbot = Start::multiplexer().program(program).start();
+    assert_eq!(http::get(tbot.address(), "/metrics").0, 200);
+    let smaps = format!("/proc/{}/smaps", tbot.pid().as_raw_pid());
+    let smaps = fs::read_to_string(smaps).expect("it runs");
+    let mut lines = smaps.lines();
+    let code = |line: &str| line.contains(" r-xp ") && line.ends_with("/tbot");
+    assert!(lines.any(code), "no code in {smaps}");
+    let mut kilobytes = |key: &str| {
+        let value = lines.find_map(|line| line.strip_prefix(key));
+        let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+        value.expect("proc_pid_smaps(5) has it").parse::<u64>()
+    };
+    let (Ok(size), Ok(resident)) = (kilobytes("Size:"), kilobytes("Rss:")) else {
+        panic!("no numbers in {smaps}");
+    };
+    assert!(resident * 3 < size * 2, "{resident} of {size} kB");
 }
 
 #[test]
