@@ -163,6 +163,12 @@ impl Drop for InFlight {
             let message = format_args!("connection cut, as its thread has ended");
             self.log(CUT, None, None, message);
         }
+        // Whoever sees by the metrics that it has ended finds its place free.
+        match self.place {
+            Place::Served => self.shared.served.fetch_sub(1, Ordering::SeqCst),
+            Place::TurnedAway => self.shared.turned_away.fetch_sub(1, Ordering::SeqCst),
+            Place::None => 0,
+        };
         let metrics = &self.shared.metrics;
         if self.done {
             &metrics.handled_ok
@@ -171,11 +177,6 @@ impl Drop for InFlight {
         }
         .inc();
         metrics.in_flight.dec();
-        match self.place {
-            Place::Served => self.shared.served.fetch_sub(1, Ordering::Relaxed),
-            Place::TurnedAway => self.shared.turned_away.fetch_sub(1, Ordering::Relaxed),
-            Place::None => 0,
-        };
         if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1
             && self.shared.draining.load(Ordering::SeqCst)
         {
