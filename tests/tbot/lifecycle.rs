@@ -62,6 +62,26 @@ fn one_service_that_cannot_start_leaves_no_file_of_another() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_socket() {
+    let (keys, directory) = (Keys::with_ca(), tempfile::tempdir());
+    let directory = directory.expect("a directory for temporary files");
+    let destination = directory.path().join("mux");
+    fs::create_dir_all(destination.join("agent.sock")).expect("the directory is ours");
+    let end = Start::config(|_| {
+        format!(
+            "version: v2\nonboarding: {}\nservices:\n- type: ssh-multiplexer\n  \
+             destination: {{ type: directory, path: {} }}\n",
+            keys.ssh_ca("root"),
+            destination.display()
+        )
+    })
+    .finish();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    assert!(end.stderr.contains("cannot listen on "), "{end:?}");
+    assert!(!destination.join("v1.sock").exists());
+}
+
+#[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     let tbot = Start::multiplexer()
         .through(&["prlimit", "--nofile=256:4096"])
