@@ -168,8 +168,7 @@ impl Multiplexer {
             path.join("v1.sock").display()
         )))?;
         let shared = Arc::new(Shared::new(metrics.clone()));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Handle::new(cores).map_err(system("prepare the threads"))?;
+        let threads = Handle::new(limits::cores()).map_err(system("prepare the threads"))?;
         let mut allowed_uids = options.allowed_uids.clone();
         allowed_uids.push(rustix::process::geteuid().as_raw());
         let limits = Limits {
