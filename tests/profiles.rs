@@ -218,7 +218,7 @@ fn a_multiplexer_that_moves_bytes_shows_how() {
         top
     });
     for function in [
-        "tbot::multiplexer::relay::Worker::run",
+        "tbot::multiplexer::threads::Worker::run",
         "tbot::multiplexer::flow::Flow::pump",
     ] {
         let row = top.lines().find(|row| row.ends_with(function));

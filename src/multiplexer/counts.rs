@@ -2,7 +2,7 @@
 //! each has one line in the log.
 
 use std::fmt::Arguments;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ pub enum Place {
 pub struct Shared {
     /// Counted into by every thread.
     pub metrics: MultiplexerMetrics,
+    last: AtomicU64,
     live: AtomicUsize,
     served: AtomicUsize,
     turned_away: AtomicUsize,
@@ -46,6 +47,7 @@ impl Shared {
     pub fn new(metrics: MultiplexerMetrics) -> Self {
         Self {
             metrics,
+            last: AtomicU64::new(0),
             live: AtomicUsize::new(0),
             served: AtomicUsize::new(0),
             turned_away: AtomicUsize::new(0),
@@ -54,6 +56,11 @@ impl Shared {
             closed: AtomicBool::new(false),
             idle: Default::default(),
         }
+    }
+
+    /// A number that is greater than all before.
+    pub fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Connections between accept and end.
@@ -156,6 +163,12 @@ impl Drop for InFlight {
             let message = format_args!("connection cut, as its thread has ended");
             self.log(CUT, None, None, message);
         }
+        // Whoever sees by the metrics that it has ended finds its place free.
+        match self.place {
+            Place::Served => self.shared.served.fetch_sub(1, Ordering::SeqCst),
+            Place::TurnedAway => self.shared.turned_away.fetch_sub(1, Ordering::SeqCst),
+            Place::None => 0,
+        };
         let metrics = &self.shared.metrics;
         if self.done {
             &metrics.handled_ok
@@ -164,11 +177,6 @@ impl Drop for InFlight {
         }
         .inc();
         metrics.in_flight.dec();
-        match self.place {
-            Place::Served => self.shared.served.fetch_sub(1, Ordering::Relaxed),
-            Place::TurnedAway => self.shared.turned_away.fetch_sub(1, Ordering::Relaxed),
-            Place::None => 0,
-        };
         if self.shared.live.fetch_sub(1, Ordering::SeqCst) == 1
             && self.shared.draining.load(Ordering::SeqCst)
         {

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, fstat, fsync, ftruncate,
@@ -50,7 +51,7 @@ const OURS: &[&str] = &[
 #[derive(Debug)]
 pub struct Destination {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     /// Whether other users may reach into it, to sockets that check who they are.
     shared: bool,
     _lock: OwnedFd,
@@ -92,7 +93,7 @@ impl Destination {
         })?;
         let destination = Self {
             path: path.to_owned(),
-            directory,
+            directory: Arc::new(directory),
             shared,
             _lock: lock,
         };
@@ -237,6 +238,7 @@ impl Destination {
         let stat = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Socket {
             socket,
+            directory: self.directory.clone(),
             name: name.to_owned(),
             inode: stat.st_ino,
         })
@@ -262,14 +264,6 @@ impl Destination {
     /// Whether someone else could put files of theirs here by now.
     pub fn is_open_to_others(&self) -> bool {
         fstat(&self.directory).is_ok_and(|stat| stat.st_mode & OTHERS_WRITE != 0)
-    }
-
-    /// Takes a socket's name away, so that no client waits for an answer from it.
-    pub fn unlink(&self, socket: &Socket) {
-        let stat = statat(&self.directory, &socket.name, AtFlags::SYMLINK_NOFOLLOW);
-        if stat.is_ok_and(|stat| stat.st_ino == socket.inode) {
-            let _ = unlinkat(&self.directory, &socket.name, AtFlags::empty());
-        }
     }
 }
 
@@ -302,10 +296,11 @@ impl Drop for Staged<'_> {
     }
 }
 
-/// A listening socket of a destination.
+/// A listening socket of a destination. Dropped, its name is taken away, too.
 #[derive(Debug)]
 pub struct Socket {
     socket: OwnedFd,
+    directory: Arc<OwnedFd>,
     name: String,
     inode: u64,
 }
@@ -314,6 +309,21 @@ impl Socket {
     /// Its name in the directory.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Takes its name away, so that no client waits for an answer from it.
+    pub fn unlink(&self) {
+        let stat = statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        // What has that number is this one, for as long as it is open.
+        if stat.is_ok_and(|stat| stat.st_ino == self.inode) {
+            let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.unlink();
     }
 }
 

@@ -38,11 +38,14 @@ const EACH: u64 = 3;
 /// Of a cluster with a bastion: its thread's two, and the four of a shared connection.
 const EACH_BASTION: u64 = 6;
 
+/// Of a thread that serves connections, of which each multiplexer has one per core.
+const EACH_THREAD: u64 = 2;
+
 /// How many connections each of `multiplexers` in this process, with so many `bastions` among them, can serve by
 /// its limit of file descriptors, of which the soft one is raised to the hard one first.
 pub fn affordable_connections(multiplexers: usize, bastions: usize) -> usize {
-    /// Diagnostics, files, threads' own, pipes, and further attempts at targets with several addresses.
-    const RESERVE: u64 = 192;
+    /// Diagnostics, files, pipes, and further attempts at targets with several addresses.
+    const RESERVE: u64 = 188;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -56,9 +59,16 @@ pub fn affordable_connections(multiplexers: usize, bastions: usize) -> usize {
     }
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let bastions = EACH_BASTION.saturating_mul(bastions as u64);
-    let reserve = bastions.saturating_add(RESERVE).min(descriptors / 2);
+    let threads = EACH_THREAD.saturating_mul((multiplexers.saturating_mul(cores())) as u64);
+    let reserve = bastions.saturating_add(threads).saturating_add(RESERVE);
+    let reserve = reserve.min(descriptors / 2);
     let all = usize::try_from((descriptors - reserve) / EACH).unwrap_or(usize::MAX);
     (all / multiplexers.max(1)).max(1)
+}
+
+/// How many threads may run at once.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// How many of `wanted` streams one `ssh` can carry: it has the hard limit of descriptors, and needs three for

@@ -58,7 +58,7 @@ mod threads;
 pub(crate) mod upstream;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use self::error::Error;
@@ -82,6 +82,9 @@ use crate::metrics::MultiplexerMetrics;
 /// The command by which `tbot` is ssh's ProxyCommand.
 pub const PROXY_COMMAND: &str = "ssh-multiplexer-proxy-command";
 
+/// Why there is nothing to maintain.
+const ENDED: &str = "it was told to stop, and serves nobody any more";
+
 /// A running multiplexer. Dropped, it closes its connections, takes its sockets away and joins its threads.
 #[derive(Debug)]
 pub struct Multiplexer {
@@ -102,6 +105,8 @@ struct Sockets {
     v1: Arc<Socket>,
     #[cfg(feature = "identity")]
     agent: Option<Arc<Agent<Socket>>>,
+    /// There are to be no others.
+    last: bool,
 }
 
 impl Sockets {
@@ -164,8 +169,7 @@ impl Multiplexer {
             path.join("v1.sock").display()
         )))?;
         let shared = Arc::new(Shared::new(metrics.clone()));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Handle::new(cores).map_err(system("prepare the threads"))?;
+        let threads = Handle::new(limits::cores()).map_err(system("prepare the threads"))?;
         let mut allowed_uids = options.allowed_uids.clone();
         allowed_uids.push(rustix::process::geteuid().as_raw());
         let limits = Limits {
@@ -217,6 +221,7 @@ impl Multiplexer {
                 v1: socket,
                 #[cfg(feature = "identity")]
                 agent,
+                last: false,
             }),
             artifacts,
             max_connections: options.max_connections,
@@ -232,8 +237,12 @@ impl Multiplexer {
     ///
     /// # Errors
     ///
-    /// What clients miss: a sentence for an operator. Connections that are there go on.
+    /// What clients miss: a sentence for an operator. Connections that are there go on. After
+    /// [`Self::shutdown`] nobody is served any more, which is an error, too.
     pub fn maintain(&self) -> Result<(), String> {
+        if self.sockets().last {
+            return Err(ENDED.into());
+        }
         // One that fails keeps nothing from the other.
         let written = self.write_artifacts();
         self.restore_sockets()?;
@@ -285,9 +294,9 @@ impl Multiplexer {
         };
         if !self.destination.leads_to(&sockets.v1) {
             sockets.v1 = listen(&sockets.v1)?;
+            self.keep(sockets.clone())?;
             let v1 = &sockets.v1;
             self.tell_all(|| Message::Listen(v1.clone()));
-            self.keep(sockets.clone());
         }
         #[cfg(feature = "identity")]
         if let Some(agent) = &mut sockets.agent
@@ -297,22 +306,29 @@ impl Multiplexer {
             let again =
                 again.map_err(|error| format!("cannot start the agent again: {}", plain(error)));
             *agent = Arc::new(again?);
-            self.keep(sockets);
+            self.keep(sockets)?;
         }
         Ok(())
     }
 
-    fn keep(&self, sockets: Sockets) {
-        let mut kept = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *kept, sockets);
-        // Without the lock: an agent ends with its last client's answer.
+    /// Has these from now on, unless there are to be no others.
+    fn keep(&self, mut sockets: Sockets) -> Result<(), String> {
+        let mut kept = self.kept();
+        let last = kept.last;
+        if !last {
+            std::mem::swap(&mut *kept, &mut sockets);
+        }
+        // Those that are not kept go without the lock: an agent ends with its last client's answer.
         drop(kept);
-        drop(before);
+        if last { Err(ENDED.into()) } else { Ok(()) }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sockets(&self) -> Sockets {
-        let sockets = self.sockets.lock();
-        sockets.unwrap_or_else(PoisonError::into_inner).clone()
+        self.kept().clone()
     }
 
     /// Writes `ssh_config`, `known_hosts` and what masters need beside them where they are not as they should
@@ -392,10 +408,8 @@ impl Multiplexer {
 
     /// Accepts nothing more and takes the socket away; connections there are go on.
     pub(crate) fn stop_accepting(&self) {
-        let sockets = self.sockets();
-        sockets
-            .all()
-            .for_each(|socket| self.destination.unlink(socket));
+        self.kept().last = true;
+        self.sockets().all().for_each(Socket::unlink);
         self.tell_all(|| Message::StopAccepting);
     }
 

@@ -84,7 +84,8 @@ const SLICE: Duration = Duration::from_millis(1);
 pub struct Pairs {
     epoll: Arc<OwnedFd>,
     pairs: Slab<Entry>,
-    /// Pairs with something to do, each once.
+    /// Pairs with something to do, each once: those with bulk, and those who need not wait for all of that.
+    bulk: VecDeque<usize>,
     ready: VecDeque<usize>,
     buffer: Box<[u8]>,
     /// How many have ended since that was asked.
@@ -101,6 +102,8 @@ struct Entry {
     /// From upstream to client.
     down: Flow,
     queued: bool,
+    /// Its last turn filled the buffer.
+    has_bulk: bool,
     /// The client has left.
     left: Option<Leaver>,
     broken: Option<Errno>,
@@ -116,6 +119,7 @@ impl Pairs {
         Self {
             epoll,
             pairs: Slab::new(),
+            bulk: VecDeque::new(),
             ready: VecDeque::new(),
             buffer: vec![0; BUFFER].into(),
             ended: 0,
@@ -126,18 +130,25 @@ impl Pairs {
     /// How long there is nothing to do unless something happens.
     pub fn timeout(&self) -> Option<Duration> {
         match self.look {
-            _ if !self.ready.is_empty() => Some(Duration::ZERO),
+            _ if self.to_do() > 0 => Some(Duration::ZERO),
             look => look.map(|look| look.saturating_duration_since(Instant::now())),
         }
+    }
+
+    fn to_do(&self) -> usize {
+        self.ready.len() + self.bulk.len()
     }
 
     /// Moves what there is, for some time; the bytes sent and received, without those of links, and how many pairs
     /// have ended since the last time.
     pub fn pump(&mut self) -> (u64, u64, usize) {
         let (mut sent, mut received) = (0, 0);
-        let until = (self.ready.len() > 1).then(|| Instant::now() + SLICE);
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else {
+        let until = (self.to_do() > 1).then(|| Instant::now() + SLICE);
+        // One each time, whatever else there is.
+        let mut bulk = self.bulk.pop_front();
+        for _ in 0..self.to_do() + usize::from(bulk.is_some()) {
+            let next = bulk.take().or_else(|| self.ready.pop_front());
+            let Some(key) = next.or_else(|| self.bulk.pop_front()) else {
                 break;
             };
             let Some(entry) = self.pairs.get_mut(key) else {
@@ -148,6 +159,7 @@ impl Pairs {
             let again = entry.pump(&mut self.buffer, &mut up, &mut down);
             entry.carried.sent += up;
             entry.carried.received += down;
+            entry.has_bulk = up + down >= BUFFER as u64;
             if let Some((sent, received)) = &entry.counters {
                 sent.inc_by(up);
                 received.inc_by(down);
@@ -215,7 +227,10 @@ impl Pairs {
         if let Some(entry) = self.pairs.get_mut(key)
             && !std::mem::replace(&mut entry.queued, true)
         {
-            self.ready.push_back(key);
+            match entry.has_bulk {
+                true => self.bulk.push_back(key),
+                false => self.ready.push_back(key),
+            }
         }
     }
 
@@ -243,6 +258,7 @@ impl Pairs {
             up: Flow::beginning_with(pair.head),
             down: Flow::default(),
             queued: false,
+            has_bulk: false,
             left: None,
             broken: None,
             counters,
@@ -350,5 +366,67 @@ impl Entry {
     fn is_done(&self) -> bool {
         (self.up.done && (self.down.done || self.client.hung_up))
             || (self.down.done && self.upstream.hung_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn a_little_waits_for_one_turn_of_bulk_and_not_for_all() {
+        const LAST: usize = 19;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
+        let mut pairs = Pairs::new(Arc::new(epoll));
+        let ended = Arc::<Mutex<Vec<usize>>>::default();
+        let mut ends: Vec<_> = (0..=LAST)
+            .map(|number| {
+                let sockets = || UnixStream::pair().expect("two sockets");
+                let ((client, near), (upstream, target)) = (sockets(), sockets());
+                for one in [&near, &upstream] {
+                    one.set_nonblocking(true).expect("a socket");
+                }
+                let ended = ended.clone();
+                pairs.add(Pair {
+                    client: near.into(),
+                    upstream: upstream.into(),
+                    head: Vec::new(),
+                    link: None,
+                    ended: Box::new(move |_, _| ended.lock().expect("no panic").push(number)),
+                });
+                (client, target)
+            })
+            .collect();
+        let mut pump = |flags| {
+            // Their places in the slab are those in which they came.
+            for key in 0..=LAST as u64 {
+                pairs.note(RELAYED | key << 1, flags);
+            }
+            while pairs.timeout() == Some(Duration::ZERO) {
+                pairs.pump();
+            }
+        };
+        let length = |number| if number == LAST { 1 } else { 2 * BUFFER };
+        for (number, (client, _)) in ends.iter_mut().enumerate() {
+            client
+                .write_all(&vec![0; length(number)])
+                .expect("there is room");
+        }
+        pump(epoll::EventFlags::IN);
+        let mut targets = Vec::new();
+        for (number, (client, mut target)) in ends.into_iter().enumerate() {
+            target
+                .read_exact(&mut vec![0; length(number)])
+                .expect("it was relayed");
+            drop(client);
+            targets.push(target);
+        }
+        pump(epoll::EventFlags::IN | epoll::EventFlags::HUP);
+        let ended = ended.lock().expect("no panic");
+        assert_eq!((ended.len(), ended[1]), (LAST + 1, LAST), "{ended:?}");
     }
 }

@@ -65,8 +65,7 @@ pub struct Setup {
     streams: HashMap<u64, Stream>,
     knocking: Vec<u64>,
     made: Vec<Pair>,
-    /// Each thread counts by as many as there are, from its number on: an id tells whose it is.
-    last_id: u64,
+    number: u64,
     threads: u64,
 }
 
@@ -127,7 +126,7 @@ impl Setup {
             streams: HashMap::new(),
             knocking: Vec::new(),
             made: Vec::new(),
-            last_id: number as u64,
+            number: number as u64,
             threads: threads as u64,
         };
         setup.watch_listener()?;

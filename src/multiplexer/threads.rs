@@ -87,8 +87,7 @@ impl Handle {
 
     /// Hands a pair to the thread with the fewest.
     pub fn relay(&self, pair: Pair) {
-        let (number, _) = self.least();
-        self.give(number, pair);
+        self.give(self.least(), pair);
     }
 
     /// Tells each thread which connections of its own are meant.
@@ -107,11 +106,12 @@ impl Handle {
         self.all.iter().for_each(|one| one.inbox.send(message()));
     }
 
-    /// Which thread relays the fewest, and how many those are.
-    fn least(&self) -> (usize, usize) {
-        let loads = self.all.iter().map(|one| one.pairs.load(Ordering::Relaxed));
-        let least = loads.enumerate().min_by_key(|(_, pairs)| *pairs);
-        least.expect("there is at least one thread")
+    /// Which thread relays the fewest, of those that do not hang.
+    fn least(&self) -> usize {
+        let all = self.all.iter().enumerate();
+        let least =
+            all.min_by_key(|(_, one)| (one.pulse.stall(), one.pairs.load(Ordering::Relaxed)));
+        least.expect("there is at least one thread").0
     }
 
     fn give(&self, number: usize, pair: Pair) {
@@ -289,14 +289,13 @@ impl Worker {
 
     /// Relays a pair here, unless another thread has fewer.
     fn place(&mut self, pair: Pair, mailbox: &Mailbox) {
-        let own = mailbox.pairs.load(Ordering::Relaxed);
-        match self.handle.least() {
-            (number, least) if least < own => self.handle.give(number, pair),
-            _ => {
-                mailbox.pairs.fetch_add(1, Ordering::Relaxed);
-                self.pairs.add(pair);
-            }
+        let pairs = |number: usize| self.handle.all[number].pairs.load(Ordering::Relaxed);
+        let number = self.handle.least();
+        if pairs(number) < pairs(self.number) {
+            return self.handle.give(number, pair);
         }
+        mailbox.pairs.fetch_add(1, Ordering::Relaxed);
+        self.pairs.add(pair);
     }
 
     fn take_inbox(&mut self, inbox: &Inbox<Message>) {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::process::{Signal, kill_process};
 
 use crate::common::black_hole::BlackHole;
+use crate::common::frozen::Frozen;
 use crate::common::keys::{Keys, await_healthy};
-use crate::common::procfs;
 use crate::common::server::Server;
 use crate::common::sshd::Sshd;
 use crate::common::tbot::Tbot;
-use crate::common::v1::{assert_echoes, dial};
+use crate::common::v1::{assert_echoes, connect, dial};
 use crate::common::wait::until;
+use crate::common::{not_tested, procfs};
 use crate::{await_reason, behind, certified, cluster, login, masters, refusal, state, through};
 
 /// What tbot holds when nothing goes on.
@@ -277,6 +278,55 @@ fn a_bastion_that_accepts_no_more_keeps_the_connections_it_has() {
     bastion.freeze_listener(false);
     drop((streams, crowd));
     rest.is_back(&tbot);
+}
+
+#[test]
+fn who_waits_for_a_place_longest_has_it_first_whichever_thread_serves() {
+    const WHAT: &str = "who is served first";
+    let (bastion, echo) = (Sshd::start(), Server::echo());
+    let tbot = through(
+        &bastion,
+        "    max_streams_per_connection: 1\n    connect_timeout: 60s\n",
+    );
+    let threads = procfs::serving(tbot.pid());
+    let [busy, calm, ..] = &threads[..] else {
+        return not_tested(WHAT, "one thread serves all on one core");
+    };
+    // Lets only this one go on.
+    let leave = |left: &String| -> Option<Vec<_>> {
+        let others = threads.iter().filter(|name| *name != left);
+        others
+            .map(|name| Frozen::thread(tbot.pid(), name))
+            .collect()
+    };
+    // Serves what was there before, whatever the order in which that is told of.
+    let catch_up = |times| {
+        let open = tbot.counts().in_flight;
+        for _ in 0..times {
+            drop(connect(&tbot));
+            tbot.await_in_flight(open);
+        }
+    };
+    bastion.freeze_listener(true);
+    let mut first = dial(&tbot, echo.address);
+    assert_echoes(&mut first, b"up");
+    let Some(others) = leave(busy) else {
+        return not_tested(WHAT, "this system lets nobody freeze a thread");
+    };
+    catch_up(20);
+    let mut longest = dial(&tbot, echo.address);
+    tbot.await_in_flight(2);
+    catch_up(2);
+    drop(others);
+    let others = leave(calm).expect("as before");
+    let mut later = dial(&tbot, echo.address);
+    tbot.await_in_flight(3);
+    catch_up(2);
+    drop((others, first));
+    assert_echoes(&mut longest, b"the next");
+    drop(longest);
+    assert_echoes(&mut later, b"and then");
+    bastion.freeze_listener(false);
 }
 
 #[test]

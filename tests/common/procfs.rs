@@ -65,6 +65,16 @@ pub fn threads(pid: Pid) -> Vec<String> {
         .collect()
 }
 
+/// The names of those that serve a multiplexer's connections.
+pub fn serving(pid: Pid) -> Vec<String> {
+    let mut names = threads(pid);
+    names.retain(|name| {
+        let number = name.strip_prefix("mux-");
+        number.is_some_and(|number| number.parse::<usize>().is_ok())
+    });
+    names
+}
+
 /// How many of its threads `name` run or could.
 pub fn running(pid: Pid, name: &str) -> usize {
     let stats = entries(pid, "task").into_iter();

@@ -99,6 +99,42 @@ fn an_exporter_of_the_program_has_what_is_scraped() {
     }
 }
 
+#[cfg(feature = "multiplexer")]
+#[test]
+fn a_multiplexer_that_ends_is_not_brought_back_by_whoever_maintains_it() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use tbot::multiplexer::{Multiplexer, Options};
+
+    use crate::common::server::Server;
+    use crate::common::wait::until;
+
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let options = Options::new(directory.path().join("mux"), vec!["/bin/false".into()]);
+    let metrics = tbot::metrics::MultiplexerMetrics::register(&prometheus::Registry::new());
+    let metrics = metrics.expect("a registry of its own");
+    let multiplexer = Multiplexer::start(&options, &metrics).expect("it starts");
+    multiplexer.maintain().expect("it serves");
+    let target = Server::greeting();
+    let socket = multiplexer.socket_path();
+    let mut client = UnixStream::connect(&socket).expect("it accepts");
+    let request = format!("{}\0", target.address);
+    client.write_all(request.as_bytes()).expect("it reads");
+    client.read_exact(&mut [0]).expect("the target greets");
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| multiplexer.shutdown(PATIENCE));
+        until("it accepts nothing more", || {
+            (!socket.exists()).then_some(())
+        });
+        assert!(multiplexer.maintain().is_err());
+        assert!(!socket.exists(), "nobody would serve who connects");
+        drop(client);
+        assert!(ended.join().expect("it ends"), "the one has ended");
+    });
+    assert!(multiplexer.maintain().is_err());
+    assert!(!socket.exists());
+}
+
 #[test]
 fn metrics_of_the_process_are_those_of_the_macros() {
     let jobs =

@@ -1,6 +1,7 @@
 //! Start and stop: one tbot a destination, limits, signals, an orderly end.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use crate::common::server::Server;
 use crate::common::tbot::{Counts, Start, Tbot};
 use crate::common::v1::{assert_echoes, assert_refused, connect, dial, read_to_end, try_connect};
 use crate::common::wait::until;
-use crate::common::{STRANGER, as_user, http, mode, procfs, set_mode};
+use crate::common::{STRANGER, as_user, http, mode, not_tested, procfs, set_mode};
 
 #[test]
 fn a_second_tbot_on_the_same_destination_is_refused_with_the_pid_of_the_first() {
@@ -62,11 +63,73 @@ fn one_service_that_cannot_start_leaves_no_file_of_another() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_socket() {
+    let (keys, directory) = (Keys::with_ca(), tempfile::tempdir());
+    let directory = directory.expect("a directory for temporary files");
+    let destination = directory.path().join("mux");
+    fs::create_dir_all(destination.join("agent.sock")).expect("the directory is ours");
+    let end = Start::config(|_| {
+        format!(
+            "version: v2\nonboarding: {}\nservices:\n- type: ssh-multiplexer\n  \
+             destination: {{ type: directory, path: {} }}\n",
+            keys.ssh_ca("root"),
+            destination.display()
+        )
+    })
+    .finish();
+    assert_eq!(end.status.code(), Some(1), "{end:?}");
+    assert!(end.stderr.contains("cannot listen on "), "{end:?}");
+    assert!(!destination.join("v1.sock").exists());
+}
+
+#[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     let tbot = Start::multiplexer()
         .through(&["prlimit", "--nofile=256:4096"])
         .start();
     assert_eq!(procfs::descriptor_limits(tbot.pid()), (4096, 4096));
+}
+
+/// What makes a process see many cores.
+const CORES: &str = r#"
+#define _GNU_SOURCE
+#include <sched.h>
+#include <string.h>
+int sched_getaffinity(pid_t process, size_t size, cpu_set_t *set) {
+    memset(set, 0, size);
+    for (int core = 0; core < 300; core++)
+        CPU_SET_S(core, size, set);
+    return 0;
+}
+"#;
+
+#[test]
+fn as_many_connections_are_served_as_it_says_however_many_cores_there_are() {
+    let (keys, target) = (Keys::new(), Server::greeting());
+    let tbot = Start::multiplexer()
+        .env(
+            "LD_PRELOAD",
+            &keys.library("cores", CORES).display().to_string(),
+        )
+        .through(&["prlimit", "--nofile=1024:1024"])
+        .start();
+    if procfs::serving(tbot.pid()).len() < 300 {
+        return not_tested("300 cores", "this system has a quota of CPU time");
+    }
+    let most = tbot.stderr.line(" serves at most ");
+    let most = most
+        .split(" serves at most ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let most = most
+        .and_then(|most| most.parse::<usize>().ok())
+        .expect("a number");
+    let mut clients: Vec<_> = (0..most).map(|_| dial(&tbot, target.address)).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0]).expect("the target greets");
+    }
+    // What is left is for the diagnostics, among others.
+    assert_eq!(tbot.counts().in_flight, most as u64);
 }
 
 #[test]

@@ -503,8 +503,7 @@ fn bytes_behind_those_that_came_with_a_descriptor_arrive_without_more() {
 #[test]
 fn connections_are_shared_among_the_threads() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
-    let threads = procfs::threads(tbot.pid());
-    let threads = threads.iter().filter(|name| is_serving(name)).count();
+    let threads = procfs::serving(tbot.pid()).len();
     let watched = || {
         let mut watched = procfs::watched(tbot.pid());
         watched.retain(|sockets| *sockets > 4);
@@ -543,10 +542,4 @@ fn a_crowd_at_once_gets_as_many_places_as_there_are() {
         drop(clients);
         tbot.await_in_flight(0);
     }
-}
-
-/// Whether a thread of that name serves connections.
-fn is_serving(name: &str) -> bool {
-    let number = name.strip_prefix("mux-");
-    number.is_some_and(|number| number.parse::<usize>().is_ok())
 }

@@ -115,8 +115,8 @@ impl Setup {
         if pending.in_flight.place == Place::None {
             return self.refuse(pending, self.limits.full());
         }
-        self.last_id += self.threads;
-        let id = self.last_id;
+        // It tells whose it is, and who came first: those who wait for a master are served in that order.
+        let id = self.shared.next() * self.threads + self.number;
         self.pending.insert(id, pending);
         // The request is often there already.
         self.on_client(id);
