@@ -14,47 +14,37 @@ fn is_of_a_flag(c: char) -> bool {
 }
 
 #[test]
-fn its_configuration_is_accepted_and_uses_every_key() {
+fn it_explains_every_key_of_a_configuration() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let path = directory.path().join("example.yaml");
+    let path = directory.path().join("tbot.yaml");
     let example = block("yaml", "version: v2");
-    // So it is read as a whole, and then nothing is served.
-    let oneshot = example.replace("oneshot: false", "oneshot: true");
-    assert_ne!(oneshot, example, "the example names oneshot");
-    fs::write(&path, oneshot).expect("the directory is ours");
-    let templates = block("yaml", "# templates.yaml");
-    fs::write(directory.path().join("templates.yaml"), templates).expect("the directory is ours");
-    let mut start = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    start.args(["start", "-c"]).arg(&path);
-    let end = run(start.current_dir(directory.path()).env_clear());
-    assert!(
-        end.status.success() && !end.stderr.contains("WARN"),
-        "{end:?}"
-    );
-
+    let check = |configuration: &str| {
+        fs::write(&path, configuration).expect("the directory is ours");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_tbot"));
+        run(check
+            .args(["configure", "--check", "-c"])
+            .arg(&path)
+            .env_clear())
+    };
     // The program lists its keys where it meets one it does not know.
-    for (at, but) in [("\n", "outputs"), ("\n    ", "")] {
-        fs::write(&path, format!("{example}{at}no-such-key: 1\n")).expect("the directory is ours");
-        let end = run(start.current_dir(directory.path()).env_clear());
+    for (at, indent, table) in [
+        ("version: v2\n", "", "| Key of the run |"),
+        (
+            "  - type: ssh-multiplexer\n",
+            "    ",
+            "| Key of an `ssh-multiplexer` |",
+        ),
+    ] {
+        let end = check(&example.replace(at, &format!("{at}{indent}no-such-key: 1\n")));
         let (_, keys) = end
             .stderr
             .split_once("(allowed: ")
             .unwrap_or_else(|| panic!("{end:?}"));
         let (keys, _) = keys.split_once(')').expect("the list has an end");
-        for key in keys.split(", ").filter(|key| *key != but) {
-            let line = format!("{key}: ");
-            assert!(
-                example
-                    .lines()
-                    .any(|l| l.trim_start_matches([' ', '-']).starts_with(&line))
-                    || example.contains(&format!(" {key}:\n"))
-                    || example.contains(&format!("\n{key}:\n")),
-                "the example in README.md is without {key}"
-            );
-            assert!(
-                README.contains(&format!("`{key}`")),
-                "README.md does not explain {key}"
-            );
+        let (_, table) = README.split_once(table).expect("a table");
+        let (table, _) = table.split_once("\n\n").expect("it has an end");
+        for key in keys.split(", ") {
+            assert!(table.contains(&format!("`{key}`")), "no row for {key}");
         }
     }
 }
