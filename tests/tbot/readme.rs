@@ -209,20 +209,6 @@ fn it_shows_defaults_and_variables_as_the_help_does() {
 }
 
 #[test]
-fn its_configuration_of_flags_is_the_one_that_is_printed() {
-    let mut lines = README
-        .lines()
-        .map(|line| line.strip_prefix("    ").unwrap_or(line));
-    let command = lines.find_map(|line| line.strip_prefix("$ tbot configure ssh-"));
-    let args = command.expect("it is shown").split(' ').skip(1);
-    let shown: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
-    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    tbot.args(["configure", "ssh-multiplexer"]).args(args);
-    let printed = succeed(tbot.env_clear());
-    assert_eq!(shown, printed.lines().collect::<Vec<_>>());
-}
-
-#[test]
 fn it_names_every_metric_and_no_other() {
     let keys = Keys::with_ca();
     let tbot = with_identity(&keys.ssh_ca("root"), "proxy_server: 127.0.0.1:1", "").start();
