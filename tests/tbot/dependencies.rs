@@ -76,25 +76,13 @@ fn the_readme_gives_the_reason_for_each() {
             }
         }
     }
-    let mut explained = BTreeMap::new();
-    for row in section(README, "## Dependencies", "## ") {
-        let Some((first, reason)) = row
-            .strip_prefix("| `")
-            .and_then(|row| row.split_once(" | "))
-        else {
-            continue;
-        };
-        assert!(reason.len() > 5, "no reason in {row}");
-        let (names, by) = first.split_once(" (").unwrap_or((first, ""));
-        let by = by.trim_end_matches(')').split(", ");
-        let by: BTreeSet<&str> = by
-            .map(|feature| feature.trim_matches('`'))
-            .filter(|feature| !feature.is_empty())
-            .collect();
-        for name in names.split(", ") {
-            explained.insert(name.trim_matches('`'), by.clone());
-        }
-    }
+    let explained: BTreeMap<&str, BTreeSet<&str>> = rows()
+        .flat_map(|row| {
+            row.names
+                .into_iter()
+                .map(move |name| (name, row.by.clone()))
+        })
+        .collect();
     assert_eq!(used, explained);
 }
 
@@ -124,11 +112,15 @@ fn the_readme_counts_what_each_feature_costs() {
 
 #[test]
 fn the_readme_names_every_crate_of_the_diagnostics_alone() {
-    let table = section(README, "| For | Crates |", "The").filter(|line| line.starts_with("| "));
-    let named: Vec<&str> = table.flat_map(|row| quoted(row, '`')).collect();
+    let always = rows().filter(|row| row.by.is_empty());
+    let named: Vec<&str> = always
+        .flat_map(|row| [row.names, row.brought].concat())
+        .collect();
     let compiled = tree("");
     assert!(compiled.len() <= 40, "{}", compiled.len());
     assert_eq!(named.len(), compiled.len(), "each is named once");
+    let count = format!("the {} of `none`", compiled.len());
+    assert!(README.contains(&count), "README.md does not say {count}");
     let compiled: BTreeSet<&str> = compiled
         .iter()
         .filter_map(|one| one.split(' ').next())
@@ -199,6 +191,35 @@ fn what_the_tests_use_changes_nothing_in_the_static_program() {
         .filter(|line| names.contains(&name(line)))
         .collect();
     assert!(other.is_empty(), "{other:#?}");
+}
+
+/// A row of the README's table: crates, the features or tests that need them, and the crates that come with them.
+struct Row {
+    names: Vec<&'static str>,
+    by: BTreeSet<&'static str>,
+    brought: Vec<&'static str>,
+}
+
+/// The table's rows, each of which gives a reason.
+fn rows() -> impl Iterator<Item = Row> {
+    section(README, "## Dependencies", "## ").filter_map(|line| {
+        let (first, reason) = line
+            .strip_prefix("| ")
+            .filter(|row| row.starts_with('`'))?
+            .split_once(" | ")?;
+        assert!(reason.len() > 5, "no reason in {line}");
+        let (own, brought) = first.split_once("; by ").unwrap_or((first, ""));
+        let (names, by) = own.split_once(" (").unwrap_or((own, ""));
+        let by = by.trim_end_matches(')').split(", ");
+        Some(Row {
+            names: quoted(names, '`').collect(),
+            by: by
+                .map(|feature| feature.trim_matches('`'))
+                .filter(|feature| !feature.is_empty())
+                .collect(),
+            brought: quoted(brought, '`').collect(),
+        })
+    })
 }
 
 /// How many other crates are compiled for the library or program with `features`.

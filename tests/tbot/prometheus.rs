@@ -1,4 +1,4 @@
-//! A real Prometheus with the configuration and the alert rules of README.md, scraping a real tbot.
+//! A real Prometheus with the configuration of README.md and the alert rules beside the sources, scraping a real tbot.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::common::wait::until;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Writes the files of README.md; returns the path of the first.
+/// Writes both files; returns the path of the first.
 fn write_files(directory: &Path, config: &str) -> std::path::PathBuf {
     fs::write(directory.join("tbot.rules.yaml"), rules()).expect("the directory is ours");
     let path = directory.join("prometheus.yaml");
@@ -29,10 +29,10 @@ fn config() -> &'static str {
 }
 
 fn rules() -> &'static str {
-    block("yaml", "groups:")
+    include_str!("../../src/tbot.rules.yaml")
 }
 
-/// The names of README.md's alerts.
+/// The names of the alerts.
 fn alerts() -> Vec<&'static str> {
     let names = rules()
         .lines()
@@ -103,7 +103,7 @@ impl Prometheus {
 
     /// Waits until an alert is raised, or would be after its time.
     fn await_alert(&self, name: &str) {
-        assert!(alerts().contains(&name), "README.md has no {name}");
+        assert!(alerts().contains(&name), "there is no alert {name}");
         let query = format!("count(ALERTS{{alertname=\"{name}\"}})");
         until(&query, || self.value(&query));
     }
@@ -129,7 +129,7 @@ fn what_goes_through_is_what_prometheus_sees() {
 }
 
 #[test]
-fn the_alerts_of_the_readme_are_raised_by_what_they_name_and_by_nothing_else() {
+fn the_alerts_are_raised_by_what_they_name_and_by_nothing_else() {
     let (tbot, echo) = (Tbot::start(), Server::echo());
     let prometheus = Prometheus::watching(&tbot);
     assert_echoes(&mut dial(&tbot, echo.address), b"up");
@@ -172,7 +172,7 @@ fn a_bastion_that_is_down_is_told_of() {
 }
 
 #[test]
-fn promtool_takes_the_configuration_and_the_rules_of_the_readme() {
+fn promtool_takes_the_configuration_and_the_rules() {
     let directory = TempDir::new().expect("a directory for temporary files");
     let path = write_files(directory.path(), config());
     for (kind, file) in [
@@ -186,7 +186,7 @@ fn promtool_takes_the_configuration_and_the_rules_of_the_readme() {
 }
 
 #[test]
-fn the_alerts_of_the_readme_ask_for_metrics_that_are_there() {
+fn the_alerts_ask_for_metrics_that_are_there() {
     let keys = Keys::with_ca();
     let bastion = format!("proxy_server: {}", ClosedPort::new().address);
     let metrics = with_identity(&keys.ssh_ca("root"), &bastion, "")

@@ -283,6 +283,7 @@ fn its_archive_is_the_same_each_time_and_runs() {
         ("LICENSE", "LICENSE"),
         ("README.md", "README.md"),
         ("src/dashboard.json", "tbot-dashboard.json"),
+        ("src/tbot.rules.yaml", "tbot.rules.yaml"),
         ("src/tbot.service", "tbot.service"),
     ] {
         let ours = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
