@@ -329,7 +329,7 @@ fn every_thread_is_shown_with_its_stack() {
         ("tbot", "tbot::bot::run"),
         ("mux-0", "threads::Worker::run"),
         ("diag-accept", "listener::Service::accept"),
-        ("log", "logging::Writer::run"),
+        ("log", "logging::Shared::write"),
     ] {
         let block = text
             .split("\n\n")
