@@ -87,7 +87,7 @@ fuzz: ## have hostile inputs of six kinds looked for: six minutes, on two cores 
 
 # What is installed is measured. callgrind alone has the program that cargo builds here: rustix asks the kernel where
 # the vDSO is, which it does not have there, and the C library knows that. BENCH_QUICK=1 for a minute of it.
-bench: static ## tbot against Go, HAProxy and OpenSSH, side by side: ten minutes, and a table
+bench: static ## tbot against Go, HAProxy and OpenSSH, side by side: seven minutes, and a table
 	@.ci/tools bench
 	BENCH_PROGRAM=$(STATIC) $(CARGO) bench --locked --features rustix/use-libc-auxv --bench peers
 
