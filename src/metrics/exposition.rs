@@ -309,25 +309,9 @@ fn number(text: &mut Vec<u8>, value: f64) {
     let whole = value as i64;
     let is_whole = whole as f64 == value && value.abs() < WHOLE;
     match is_whole && value.is_sign_positive() {
-        true if whole < 10 => text.push(b'0' + whole as u8),
-        true => digits(text, whole.unsigned_abs()),
+        true => text.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes()),
         false => drop(write!(text, "{value}")),
     }
-}
-
-fn digits(text: &mut Vec<u8>, mut number: u64) {
-    // As many as the largest has.
-    let mut all = [b'0'; 20];
-    let mut first = all.len() - 1;
-    loop {
-        all[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-        first -= 1;
-    }
-    text.extend_from_slice(&all[first..]);
 }
 
 fn escape(text: &mut Vec<u8>, value: &str, quotes: bool) {

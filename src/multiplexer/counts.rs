@@ -1,12 +1,12 @@
 //! Connections counted: for the metrics, for the limit, and for a stop that waits for the last one;
 //! each has one line in the log.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::record::{CUT, OK, Record, Target};
+use super::record::{CUT, OK, Record};
 use super::relay::Carried;
 use crate::metrics::MultiplexerMetrics;
 
@@ -133,13 +133,13 @@ impl InFlight {
     }
 
     /// It ended as it should.
-    pub fn done(mut self, target: &dyn Target, carried: Option<Carried>) {
+    pub fn done(mut self, target: &dyn Display, carried: Option<Carried>) {
         self.log(OK, Some(target), carried, format_args!("connection ended"));
         self.done = true;
     }
 
     /// The end of tbot ended it.
-    pub fn cut(&mut self, target: &dyn Target, carried: Option<Carried>) {
+    pub fn cut(&mut self, target: &dyn Display, carried: Option<Carried>) {
         let message = format_args!("connection cut, as tbot is stopping");
         self.log(CUT, Some(target), carried, message);
     }
@@ -148,7 +148,7 @@ impl InFlight {
     pub fn log(
         &mut self,
         outcome: &str,
-        target: Option<&dyn Target>,
+        target: Option<&dyn Display>,
         carried: Option<Carried>,
         message: Arguments<'_>,
     ) {
