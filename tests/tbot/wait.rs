@@ -307,6 +307,26 @@ fn who_finds_no_place_to_wait_asks_often() {
 }
 
 #[test]
+fn what_was_seen_last_is_told_where_there_is_no_more_time_to_look() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::start(move |mut stream| {
+        let answer = match &*read_head(&mut stream) {
+            head if head.starts_with("GET /wait/mux ") => {
+                unavailable("16 long requests are being answered already, try again later\n")
+            }
+            _ if asked.fetch_add(1, Ordering::SeqCst) == 0 => {
+                unavailable("{\"status\": \"initializing\"}")
+            }
+            // None, until the client has had enough.
+            _ => return drop(stream.read(&mut [0])),
+        };
+        stream.write_all(&answer).ok();
+    });
+    let end = wait(server.address, &["--service", "mux", "--timeout", "2s"]);
+    failed(&end, "2s", "mux is initializing");
+}
+
+#[test]
 fn what_is_no_answer_of_diagnostics_is_said() {
     let endless = |first: &'static str| {
         Server::start(move |mut stream| {
