@@ -185,9 +185,11 @@ impl Connection {
     pub fn evict(&self) {
         self.evicted.store(true, Ordering::Relaxed);
         let (phase, _) = self.state();
-        self.shut(match phase <= Phase::Reading as u64 {
-            true => Shutdown::Read,
-            false => Shutdown::Both,
+        let is_stuck = phase == Phase::Lingering as u64 || phase == Phase::Writing as u64;
+        // One that was read from a moment ago may be at its answer by now.
+        self.shut(match is_stuck {
+            true => Shutdown::Both,
+            false => Shutdown::Read,
         });
     }
 
@@ -514,4 +516,30 @@ pub(super) fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    #[test]
+    fn one_that_is_answered_by_the_time_it_is_evicted_gets_its_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut client = TcpStream::connect(address).expect("it listens");
+        let (stream, _) = listener.accept().expect("it has connected");
+        let connection = Connection::new(stream, Instant::now());
+        connection.enter(Phase::Answering, Instant::now());
+        connection.evict();
+        (&connection.stream)
+            .write_all(b"!")
+            .expect("it can be written");
+        client.read_exact(&mut [0]).expect("it is there");
+        // One that does not take it is let go.
+        connection.enter(Phase::Writing, Instant::now());
+        connection.evict();
+        assert!((&connection.stream).write_all(b"!").is_err());
+    }
 }
