@@ -4,6 +4,7 @@ use std::io::{Stderr, Write};
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// How long a stderr that takes nothing is waited for: whoever starts tbot again has to see its end.
 const PATIENCE: Timespec = Timespec {
@@ -27,6 +28,6 @@ fn main() -> ExitCode {
 
 fn has_room(stderr: &Stderr) -> bool {
     let room = poll(&mut [PollFd::new(stderr, PollFlags::OUT)], Some(&PATIENCE));
-    // What cannot be waited for is tried.
-    room != Ok(0)
+    // A signal that comes meanwhile ends that. What cannot be waited for is tried.
+    !matches!(room, Ok(0) | Err(Errno::INTR))
 }

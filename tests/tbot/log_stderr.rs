@@ -40,8 +40,8 @@ impl Child {
         Pid::from_child(&self.process)
     }
 
-    fn stop(&self) {
-        rustix::process::kill_process(self.pid(), Signal::TERM).expect("it is ours");
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("it is ours");
     }
 
     fn exit(&mut self) -> Option<i32> {
@@ -96,7 +96,7 @@ fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
     });
     let told = " log lines were dropped, as stderr took none";
     read_until(&log, &mut text, told);
-    tbot.stop();
+    tbot.signal(Signal::TERM);
     log.read_to_string(&mut text).expect("UTF-8");
     assert_eq!(tbot.exit(), Some(0));
     for line in text.lines() {
@@ -116,7 +116,7 @@ fn a_stderr_that_never_blocks_gets_every_line_once_it_has_room() {
     // More than the pipe takes, and less than the queue.
     get(address(&text), 300);
     assert_eq!(dropped(address(&text)), 0);
-    tbot.stop();
+    tbot.signal(Signal::TERM);
     log.read_to_string(&mut text).expect("UTF-8");
     assert_eq!(tbot.exit(), Some(0));
     assert_eq!(text.matches("\"path\":\"/livez\"").count(), 300);
@@ -146,7 +146,7 @@ fn lines_that_a_file_has_no_room_for_are_counted_and_the_next_one_is_whole() {
     limit_files(tbot.pid(), "unlimited");
     get(address, 1);
     await_line(" log lines were dropped, as stderr took none");
-    tbot.stop();
+    tbot.signal(Signal::TERM);
     assert_eq!(tbot.exit(), Some(0));
     for line in read(&path).lines() {
         // What there was room for of one stays alone.
@@ -169,7 +169,17 @@ fn a_start_that_fails_ends_though_stderr_takes_nothing() {
     let error = std::iter::repeat_with(|| writer.write_all(&[0; 4096])).find_map(Result::err);
     assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::WouldBlock));
     fcntl_setfl(&writer, OFlags::empty()).expect("it can be");
-    let mut tbot = Child::start(&["--pid-file", "/dev/null/pid"], writer);
-    assert_eq!(tbot.exit(), Some(1));
+    for signals in [false, true] {
+        let writer = writer.try_clone().expect("it can be");
+        let mut tbot = Child::start(&["--pid-file", "/dev/null/pid"], writer);
+        let status = until("its end", || {
+            if signals {
+                // One that harms nobody, and may interrupt what waits.
+                tbot.signal(Signal::CHILD);
+            }
+            tbot.process.try_wait().expect("it is ours")
+        });
+        assert_eq!(status.code(), Some(1), "{signals}");
+    }
     drop(log);
 }
