@@ -3,8 +3,7 @@
 //! It lacks its time, which the [queue](super::queue) knows.
 
 use std::cell::Cell;
-use std::fmt;
-use std::io::Write;
+use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
@@ -72,6 +71,16 @@ impl Style {
                 line.extend_from_slice(b"\",\"message\":");
             }
         }
+    }
+}
+
+/// What is written to it may fail, and does not panic then, as `io::Write` does.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
     }
 }
 
@@ -204,8 +213,8 @@ impl Visit for Line {
             self.bytes.push(b'"');
         }
         let text = self.bytes.len();
-        // Of a message, and of what is given with `%`, this is the text itself. Writing to memory does not fail.
-        let _ = write!(self.bytes, "{value:?}");
+        // Of a message, and of what is given with `%`, this is the text itself. It fails where `value` itself does.
+        let _ = write!(Text(&mut self.bytes), "{value:?}");
         let place = match is_message {
             _ if is_json => Place::Quotes,
             true => Place::Message,
@@ -356,6 +365,21 @@ mod tests {
             line_of(Style::Json, late),
             "{\"timestamp\":\"TIME\",\"level\":\"TRACE\",\"message\":\"late\",\"uid\":1}\n"
         );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_shown_is_what_there_is_of_it() {
+        struct Half;
+
+        impl fmt::Debug for Half {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("half")?;
+                Err(fmt::Error)
+            }
+        }
+
+        let log = || tracing::warn!(request = ?Half, "{Half:?}");
+        assert_eq!(line_of(TEXT, log), "TIME  WARN half request=half\n");
     }
 
     #[test]

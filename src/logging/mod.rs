@@ -10,8 +10,9 @@ mod fold;
 mod line;
 mod queue;
 mod said;
+mod stderr;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use self::fold::Folds;
 use self::line::Style;
 use self::queue::Queue;
 use self::said::Said;
+use self::stderr::Stderr;
 use crate::config::{LogFormat, LogLevels};
 use crate::metrics::LogMetrics;
 
@@ -173,15 +175,18 @@ impl Shared {
     /// What its thread does: writes lines as they come.
     #[inline(never)] // a frame with a name in profiles
     fn write(&self) {
-        let (mut lines, mut told, mut stopped) = (Vec::new(), 0, false);
+        let (mut stderr, mut lines) = (Stderr::default(), Vec::new());
+        let (mut told, mut stopped) = (0, false);
         while !stopped {
             // Whatever is counted began with a line that came here, so it is looked for in time.
             let due = self.folds().due();
             stopped = self.queue.take(&mut lines, due);
-            write(&lines);
+            let lost = stderr.write(&lines);
+            self.metrics.dropped.inc_by(lost);
             self.tell_counted(stopped);
             let dropped = self.metrics.dropped.get();
-            if dropped > told {
+            // Not where that would be lost, too, and be one more to tell of.
+            if dropped > told && lost == 0 {
                 let n = dropped - told;
                 told = dropped;
                 self.tell(&Said {
@@ -196,7 +201,7 @@ impl Shared {
             }
         }
         self.queue.take(&mut lines, None);
-        write(&lines);
+        stderr.write(&lines);
     }
 
     fn tell_counted(&self, all: bool) {
@@ -212,11 +217,6 @@ impl Shared {
         // Nothing panics while it is held: that would be a line of the log.
         self.folds.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn write(lines: &[u8]) {
-    // Nobody is left to tell where stderr is closed.
-    let _ = io::stderr().write_all(lines);
 }
 
 /// A thread that panics says so in the log, as one line.

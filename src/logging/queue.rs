@@ -1,7 +1,8 @@
 //! Lines between those who log and the thread that writes: bounded, and nobody waits in it but that thread.
 //!
 //! They are in one buffer, as they are written, so that a line costs a copy rather than a piece of memory that one
-//! thread takes and another gives back. A line gets its time when it comes here, so no time is before the one above.
+//! thread takes and another gives back. A line gets its time when it comes here, so no time is before the one above,
+//! unless the clock is set back.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};

@@ -1,6 +1,6 @@
 //! What a warning or an error says, kept to be compared with others.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
@@ -64,7 +64,10 @@ impl Visit for Said {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Of a message, and of what is given with `%`, this is the text itself.
-        self.add_text(field.name(), format!("{value:?}"));
+        let mut text = String::new();
+        // It fails where `value` itself does, for which `format!` would panic.
+        let _ = write!(text, "{value:?}");
+        self.add_text(field.name(), text);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

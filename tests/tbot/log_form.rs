@@ -1,11 +1,9 @@
 //! The log: its levels, how its lines look, and what peers cannot put into it.
 
-use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::process::Command;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::common::http;
 use crate::common::process::run;
@@ -167,65 +165,5 @@ fn colours_are_for_terminals_that_want_them() {
     ] {
         let shown = on_a_terminal(words, name, value);
         assert!(!shown.contains('\x1b'), "{words} {name}: {shown:?}");
-    }
-}
-
-#[test]
-fn lines_that_were_dropped_are_told_in_the_format_of_all_others() {
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let (mut log, writer) = std::io::pipe().expect("a pipe");
-    let mut tbot = Command::new(env!("CARGO_BIN_EXE_tbot"));
-    tbot.args(["start", "ssh-multiplexer", "--destination", "mux"]);
-    tbot.args(["--diag-addr", "127.0.0.1:0", "--log-format", "json"]);
-    tbot.current_dir(directory.path()).env_clear();
-    tbot.env("TBOT_LOG", "trace");
-    let mut process = Child(tbot.stderr(writer).spawn().expect("it starts"));
-    // It holds the writing end, too.
-    drop(tbot);
-    let mut text = String::new();
-    let address = {
-        let mut lines = BufReader::with_capacity(1, &log);
-        while !text.contains(" is ready at ") {
-            assert_ne!(lines.read_line(&mut text).expect("UTF-8"), 0, "{text}");
-        }
-        let (_, rest) = text.split_once("served at http://").expect("its address");
-        let (address, _) = rest.split_once('/').expect("it ends so");
-        address.parse().expect("an address")
-    };
-    // Nobody reads: the pipe and the queue fill, by a line for each request.
-    until("lines are dropped", || {
-        (0..50).for_each(|_| drop(http::get(address, "/livez")));
-        let (_, metrics) = http::get(address, "/metrics");
-        (!metrics.contains("tbot_log_lines_dropped_total 0")).then_some(())
-    });
-    {
-        let mut lines = BufReader::with_capacity(1, &log);
-        while !text.contains(" log lines were dropped, as stderr took none") {
-            assert_ne!(lines.read_line(&mut text).expect("UTF-8"), 0, "{text}");
-        }
-    }
-    process.signal(Signal::TERM);
-    log.read_to_string(&mut text).expect("UTF-8");
-    process.0.wait().expect("it is ours");
-    for line in text.lines() {
-        let object: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
-        assert!(object["timestamp"].is_string(), "{line}");
-    }
-}
-
-/// Killed if the test fails.
-struct Child(std::process::Child);
-
-impl Child {
-    fn signal(&self, signal: Signal) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, signal).expect("it is ours");
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }

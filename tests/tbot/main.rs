@@ -24,6 +24,7 @@ mod lifecycle;
 mod log;
 mod log_form;
 mod log_metrics;
+mod log_stderr;
 mod notify;
 mod prometheus;
 mod protocol;
