@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use prometheus::Registry;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
+use super::{counted, gauged};
+
 /// A registry and how its text is made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exposition {
@@ -255,8 +257,8 @@ fn write_metric(text: &mut Vec<u8>, family: &MetricFamily, metric: &Metric, labe
         text.push(b'\n');
     };
     match family.get_field_type() {
-        MetricType::COUNTER => line("", None, metric.get_counter().get_value()),
-        MetricType::GAUGE => line("", None, metric.get_gauge().get_value()),
+        MetricType::COUNTER => line("", None, counted(metric)),
+        MetricType::GAUGE => line("", None, gauged(metric)),
         MetricType::HISTOGRAM => {
             let histogram = metric.get_histogram();
             let count = histogram.get_sample_count() as f64;
