@@ -22,17 +22,18 @@ use crate::errors::plain;
 /// serde_yaml bounds how often they are followed, not what they add up to.
 const MAX_SIZE: usize = 2 << 20;
 
-/// Nested brackets cost libyaml the square of their number, before serde_yaml ends at 128 levels. Fewer than these
-/// cost little, however they stand. Which ones nest, and which are text, only libyaml knows.
-const MANY_BRACKETS: usize = 128;
+/// Nested brackets cost libyaml the square of their number, before serde_yaml ends at 128 levels, and so do tags that
+/// are declared by `%TAG`. Fewer than these cost little, however they stand. Which ones count, and which are text, only
+/// libyaml knows.
+const MANY: usize = 128;
 
 /// For reading a text with more: 100,000 that do not nest took half a second, without optimisation.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The tree of the one document in `source`, which `begins` so.
 pub(super) fn parse(source: &Source, begins: &str) -> Result<Node, Error> {
-    let brackets = source.text.bytes().filter(|byte| b"[{".contains(byte));
-    if brackets.count() <= MANY_BRACKETS {
+    let costly = source.text.bytes().filter(|byte| b"[{%".contains(byte));
+    if costly.count() <= MANY {
         return read(source, begins);
     }
     let (sender, tree) = channel();
@@ -46,7 +47,7 @@ pub(super) fn parse(source: &Source, begins: &str) -> Result<Node, Error> {
     tree.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
         let seconds = TIMEOUT.as_secs();
         Err(Error::new(format!(
-            "{label}: not read within {seconds}s (are brackets nested without an end?)"
+            "{label}: not read within {seconds}s (are brackets nested without an end, or tags declared?)"
         )))
     })
 }

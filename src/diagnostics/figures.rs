@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use prometheus::proto::{Histogram, Metric, MetricFamily, MetricType};
 
 use super::page::{escape, shortened};
+use crate::metrics::{counted, gauged};
 
 /// How many rows there are on a page, and of one metric.
 const ALL: usize = 300;
@@ -108,17 +109,15 @@ impl Rows {
     fn figure(&self, family: &MetricFamily, one: &Metric) -> String {
         let name = family.name();
         match family.get_field_type() {
-            MetricType::COUNTER => number(name, one.get_counter().get_value()),
+            MetricType::COUNTER => number(name, counted(one)),
             MetricType::GAUGE if name.ends_with("_timestamp_seconds") || name == START => {
-                self.time(one.get_gauge().get_value())
+                self.time(gauged(one))
             }
-            MetricType::GAUGE if family.help().starts_with("Whether ") => {
-                match one.get_gauge().get_value() {
-                    0.0 => "no".into(),
-                    _ => "yes".into(),
-                }
-            }
-            MetricType::GAUGE => number(name, one.get_gauge().get_value()),
+            MetricType::GAUGE if family.help().starts_with("Whether ") => match gauged(one) {
+                0.0 => "no".into(),
+                _ => "yes".into(),
+            },
+            MetricType::GAUGE => number(name, gauged(one)),
             MetricType::HISTOGRAM => distribution(name, one.get_histogram()),
             _ => "–".into(),
         }
@@ -165,7 +164,7 @@ fn labels(one: &Metric) -> String {
 /// A counter or histogram at 0. That a gauge is at 0 may be what one looks for.
 fn is_idle(family: &MetricFamily, one: &Metric) -> bool {
     match family.get_field_type() {
-        MetricType::COUNTER => one.get_counter().get_value() == 0.0,
+        MetricType::COUNTER => counted(one) == 0.0,
         MetricType::HISTOGRAM => one.get_histogram().get_sample_count() == 0,
         _ => false,
     }

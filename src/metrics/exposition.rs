@@ -11,11 +11,14 @@
 
 use std::cell::RefCell;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prometheus::Registry;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+
+use super::{counted, gauged};
 
 /// A registry and how its text is made.
 #[derive(Clone, Debug, Default)]
@@ -39,16 +42,21 @@ impl Exposition {
     pub fn text(&self) -> Vec<u8> {
         if !self.in_full.load(Ordering::Relaxed) {
             let length = self.length.load(Ordering::Relaxed);
-            let (families, printed) = Printed::while_(length, || self.registry.gather());
-            if let Some(text) = printed.among(&families) {
+            let gather = || Printed::while_(length, || self.registry.gather());
+            // The crate's encoder panics where a collector has it write what was printed.
+            let gathered = catch_unwind(AssertUnwindSafe(gather)).ok();
+            let text = gathered.and_then(|(families, printed)| printed.among(&families));
+            if let Some(text) = text {
                 // Numbers become longer.
                 self.length.store(text.len() + 256, Ordering::Relaxed);
                 return text;
             }
-            self.in_full.store(true, Ordering::Relaxed);
         }
+        let families = self.registry.gather();
+        // Not where that panics, too.
+        self.in_full.store(true, Ordering::Relaxed);
         let mut text = Vec::new();
-        for family in self.registry.gather() {
+        for family in families {
             write_family(&mut text, &family);
         }
         text
@@ -134,7 +142,8 @@ impl Printed {
         let named = text
             .strip_prefix(HELP)?
             .strip_prefix(family.name().as_bytes())?;
-        (named.starts_with(b" ") && metric.get_label().is_empty()).then_some(text)
+        let is_bare = family.help().is_empty() && metric.get_label().is_empty();
+        (named.starts_with(b" ") && is_bare).then_some(text)
     }
 }
 
@@ -255,8 +264,8 @@ fn write_metric(text: &mut Vec<u8>, family: &MetricFamily, metric: &Metric, labe
         text.push(b'\n');
     };
     match family.get_field_type() {
-        MetricType::COUNTER => line("", None, metric.get_counter().get_value()),
-        MetricType::GAUGE => line("", None, metric.get_gauge().get_value()),
+        MetricType::COUNTER => line("", None, counted(metric)),
+        MetricType::GAUGE => line("", None, gauged(metric)),
         MetricType::HISTOGRAM => {
             let histogram = metric.get_histogram();
             let count = histogram.get_sample_count() as f64;

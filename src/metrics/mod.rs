@@ -12,6 +12,7 @@ mod exposition;
 mod family;
 #[cfg(feature = "multiplexer")]
 mod multiplexer;
+mod number;
 #[cfg(feature = "cli")]
 mod program;
 mod services;
@@ -27,6 +28,7 @@ pub(crate) use self::family::{Family, Histogram, IntCounter, IntGauge};
 pub use self::multiplexer::MultiplexerMetrics;
 #[cfg(feature = "multiplexer")]
 pub(crate) use self::multiplexer::Refusal;
+pub(crate) use self::number::{counted, gauged};
 #[cfg(feature = "cli")]
 pub(crate) use self::program::{AllocatorMetrics, LogMetrics, NetworkMetrics};
 #[cfg(feature = "cli")]

@@ -169,7 +169,7 @@ impl Collector for Changed {
 
 #[test]
 fn a_collector_that_gathers_another_registry_has_what_that_has() {
-    let changes: [(bool, Change); 4] = [
+    let changes: [(bool, Change); 6] = [
         (false, |families| families),
         (true, |_| Vec::new()),
         (true, |mut families| {
@@ -181,6 +181,16 @@ fn a_collector_that_gathers_another_registry_has_what_that_has() {
             let mut sum = families[0].clone();
             sum.set_name("summed".into());
             families.push(sum);
+            families
+        }),
+        (true, |mut families| {
+            families[0].set_help("Elsewhere.".into());
+            families
+        }),
+        // It looks at what it has gathered by the crate's encoder.
+        (true, |families| {
+            let text = TextEncoder::new().encode_to_string(&families);
+            assert!(text.is_ok_and(|text| text.contains("inner{a=\"1\"} 7")));
             families
         }),
     ];
