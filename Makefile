@@ -72,8 +72,6 @@ test: tools lint static ## every check and every test, with what they need
 	@set -ex; for features in $(FEATURES); do \
 		$(CARGO) test --locked --no-fail-fast --quiet --no-default-features --features "$$features"; \
 	done
-# As in a program of which another crate takes prometheus with its default features.
-	$(CARGO) test --locked --quiet --lib --features prometheus/protobuf metrics
 
 # SOAK_MINUTES=5 for the mixture, SOAK_SEED=… of another run, which it printed. With the features of the static
 # program, as `lines` keeps what it has read of debug information.

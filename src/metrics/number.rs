@@ -3,6 +3,8 @@
 //! The `prometheus` crate has two models of what it gathers, and a crate that takes it with its default features
 //! (`protobuf`) chooses the other one for all of a program. That has the number by `value`, ours has it by `get_value`.
 //! Either comes before the method of a trait, so that the trait of the one that is missing is as the one that is there.
+//! `cargo test --lib --features prometheus/protobuf metrics` shows it; `make test` does not, as that takes a crate that
+//! Cargo.lock does not have.
 
 use prometheus::proto::{Counter, Gauge, Metric};
 
