@@ -6,7 +6,6 @@
 //! Not by that crate's own counters, each of which holds name and help text of its family, too.
 
 use std::cmp::Ordering;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -117,63 +116,18 @@ impl Histogram {
     }
 }
 
-/// What a series of a family is.
-#[derive(Clone, Debug)]
-pub enum Value {
-    Counter(IntCounter),
-    Gauge(IntGauge),
-    Histogram(Histogram),
-}
-
-impl Value {
-    /// Its numbers, in the order in which the text has them.
-    fn numbers(&self, each: &mut impl FnMut(f64)) {
-        match self {
-            Self::Counter(counter) => each(counter.get() as f64),
-            Self::Gauge(gauge) => each(gauge.get() as f64),
-            Self::Histogram(histogram) => {
-                let mut all = 0.0;
-                for count in histogram.cumulative() {
-                    all = count as f64;
-                    each(all);
-                }
-                each(histogram.sum());
-                each(all);
-            }
-        }
-    }
-
-    /// The same for who gathers.
-    fn metric(&self) -> Metric {
-        let mut metric = Metric::default();
-        match self {
-            Self::Counter(counter) => {
-                let mut number = Counter::default();
-                number.set_value(counter.get() as f64);
-                metric.set_counter(number);
-            }
-            Self::Gauge(gauge) => {
-                let mut number = Gauge::default();
-                number.set_value(gauge.get() as f64);
-                metric.set_gauge(number);
-            }
-            Self::Histogram(histogram) => metric.set_histogram(histogram.gathered()),
-        }
-        metric
-    }
-}
-
 /// What a [`Family`] can be of.
-pub trait Kind: Sized {
+pub trait Kind: Clone + Send + Sync + 'static {
     const KIND: MetricType;
 
     /// At 0; a histogram has these bounds.
     fn new(bounds: &'static [f64]) -> Self;
 
-    fn value(self) -> Value;
+    /// Its numbers, in the order in which the text has them.
+    fn numbers(&self, each: &mut impl FnMut(f64));
 
-    /// What [`value`](Self::value) was made of.
-    fn of(value: &Value) -> Option<Self>;
+    /// The same for who gathers.
+    fn metric(&self) -> Metric;
 }
 
 impl Kind for IntCounter {
@@ -183,15 +137,16 @@ impl Kind for IntCounter {
         Self::default()
     }
 
-    fn value(self) -> Value {
-        Value::Counter(self)
+    fn numbers(&self, each: &mut impl FnMut(f64)) {
+        each(self.get() as f64);
     }
 
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Counter(counter) => Some(counter.clone()),
-            _ => None,
-        }
+    fn metric(&self) -> Metric {
+        let mut number = Counter::default();
+        number.set_value(self.get() as f64);
+        let mut metric = Metric::default();
+        metric.set_counter(number);
+        metric
     }
 }
 
@@ -202,15 +157,16 @@ impl Kind for IntGauge {
         Self::default()
     }
 
-    fn value(self) -> Value {
-        Value::Gauge(self)
+    fn numbers(&self, each: &mut impl FnMut(f64)) {
+        each(self.get() as f64);
     }
 
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Gauge(gauge) => Some(gauge.clone()),
-            _ => None,
-        }
+    fn metric(&self) -> Metric {
+        let mut number = Gauge::default();
+        number.set_value(self.get() as f64);
+        let mut metric = Metric::default();
+        metric.set_gauge(number);
+        metric
     }
 }
 
@@ -225,46 +181,49 @@ impl Kind for Histogram {
         }))
     }
 
-    fn value(self) -> Value {
-        Value::Histogram(self)
+    fn numbers(&self, each: &mut impl FnMut(f64)) {
+        let mut all = 0.0;
+        for count in self.cumulative() {
+            all = count as f64;
+            each(all);
+        }
+        each(self.sum());
+        each(all);
     }
 
-    fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Histogram(histogram) => Some(histogram.clone()),
-            _ => None,
-        }
+    fn metric(&self) -> Metric {
+        let mut metric = Metric::default();
+        metric.set_histogram(self.gathered());
+        metric
     }
 }
 
 /// The series of one name. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Family<K> {
-    shared: Arc<Shared>,
-    kind: PhantomData<fn() -> K>,
+    shared: Arc<Shared<K>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<K> {
     desc: Desc,
-    kind: MetricType,
     /// What comes before the series in the text.
     head: Vec<u8>,
     /// The places of the labels' values among those that [`Family::with`] is given, in the order of their names.
     order: Vec<usize>,
     bounds: &'static [f64],
     /// Sorted by the values of the labels.
-    series: RwLock<Vec<Series>>,
+    series: RwLock<Vec<Series<K>>>,
 }
 
 #[derive(Debug)]
-struct Series {
+struct Series<K> {
     labels: Box<[Box<str>]>,
     form: Form,
-    value: Value,
+    value: K,
 }
 
-impl<K: Kind + 'static> Family<K> {
+impl<K: Kind> Family<K> {
     /// A family without a series.
     pub fn new(name: &str, help: &str, labels: &[&str]) -> Result<Self> {
         Self::with_bounds(name, help, labels, &[])
@@ -277,11 +236,8 @@ impl<K: Kind + 'static> Family<K> {
         labels: &[&str],
         bounds: &'static [f64],
     ) -> Result<Self> {
-        let shared = Shared::new(K::KIND, name, help, labels, bounds)?;
-        Ok(Self {
-            shared: Arc::new(shared),
-            kind: PhantomData,
-        })
+        let shared = Shared::new(name, help, labels, bounds).map(Arc::new)?;
+        Ok(Self { shared })
     }
 
     /// The same in a registry.
@@ -292,8 +248,7 @@ impl<K: Kind + 'static> Family<K> {
 
     /// The series with these labels, of which there is one for each name; made at 0 where it is new.
     pub fn with(&self, labels: &[&str]) -> K {
-        let new = |bounds| K::new(bounds).value();
-        K::of(&self.shared.with(labels, new)).expect("all series are of one kind")
+        self.shared.with(labels)
     }
 
     pub fn desc(&self) -> Vec<&Desc> {
@@ -307,9 +262,9 @@ impl<K: Kind + 'static> Family<K> {
 }
 
 /// A family as its registry has it.
-struct Shown(Arc<Shared>);
+struct Shown<K>(Arc<Shared<K>>);
 
-impl Collector for Shown {
+impl<K: Kind> Collector for Shown<K> {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0.desc]
     }
@@ -319,20 +274,13 @@ impl Collector for Shown {
     }
 }
 
-impl Shared {
-    fn new(
-        kind: MetricType,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        bounds: &'static [f64],
-    ) -> Result<Self> {
+impl<K: Kind> Shared<K> {
+    fn new(name: &str, help: &str, labels: &[&str], bounds: &'static [f64]) -> Result<Self> {
         let names = labels.iter().map(|label| (*label).to_owned()).collect();
         let mut order: Vec<usize> = (0..labels.len()).collect();
         order.sort_unstable_by_key(|place| labels[*place]);
         let mut shared = Self {
             desc: Desc::new(name.into(), help.into(), names, Default::default())?,
-            kind,
             head: Vec::new(),
             order,
             bounds,
@@ -342,11 +290,11 @@ impl Shared {
         Ok(shared)
     }
 
-    fn with(&self, labels: &[&str], new: fn(&'static [f64]) -> Value) -> Value {
+    fn with(&self, labels: &[&str]) -> K {
         // Nothing that can panic leaves it half-changed.
         let series = self.series.write();
         let mut series = series.unwrap_or_else(PoisonError::into_inner);
-        let known = |one: &Series| {
+        let known = |one: &Series<K>| {
             let pairs = one.labels.iter().zip(&self.order);
             let mut orders = pairs.map(|(known, place)| (**known).cmp(labels[*place]));
             orders
@@ -358,7 +306,7 @@ impl Shared {
             Err(place) => {
                 let labels = self.order.iter().map(|place| labels[*place].into());
                 let labels: Box<[Box<str>]> = labels.collect();
-                let value = new(self.bounds);
+                let value = K::new(self.bounds);
                 let one = self.metric(&labels, &value);
                 let form = Form::of(&self.family(vec![one]));
                 let one = Series {
@@ -392,7 +340,7 @@ impl Shared {
         })]
     }
 
-    fn metric(&self, labels: &[Box<str>], value: &Value) -> Metric {
+    fn metric(&self, labels: &[Box<str>], value: &K) -> Metric {
         let pairs = self.order.iter().zip(labels).map(|(place, value)| {
             let mut pair = LabelPair::default();
             pair.set_name(self.desc.variable_labels[*place].clone());
@@ -408,7 +356,7 @@ impl Shared {
         let mut family = MetricFamily::default();
         family.set_name(self.desc.fq_name.clone());
         family.set_help(self.desc.help.clone());
-        family.set_field_type(self.kind);
+        family.set_field_type(K::KIND);
         family.set_metric(metrics);
         family
     }
